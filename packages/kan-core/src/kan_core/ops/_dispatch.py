@@ -1,0 +1,74 @@
+"""Which implementation of an op runs: the argument of the call, else `use_backend`, else `KAN_BACKEND`, else the best one that applies."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from kan_core.errors import KANError
+
+BACKENDS = ("auto", "reference", "cpu")
+
+_in_context: str | None = None  # of the process, like the environment variable; a plain global so that torch.compile can guard on it
+
+
+class BackendChoice(NamedTuple):
+    """The implementation that runs, and why."""
+
+    name: str
+    reason: str
+
+
+def choose_backend(x: Tensor, requested: str = "auto") -> BackendChoice:
+    """The implementation for the input x; an explicit request is met or raises KANError, it never falls back."""
+    name, source = requested, "the argument backend"
+    if name == "auto" and _in_context is not None:
+        name, source = _in_context, "use_backend"
+    elif name == "auto" and os.environ.get("KAN_BACKEND"):
+        name, source = os.environ["KAN_BACKEND"], "the environment variable KAN_BACKEND"
+    if name not in BACKENDS:
+        raise KANError(f"{source} is {name!r}; choose one of {', '.join(BACKENDS)}")
+    if name == "auto":
+        return _automatic(x)
+    if name == "cpu" and x.device.type != "cpu":
+        raise KANError(f"{source} is 'cpu', but the input is on {x.device.type}; move it, or use backend='auto'")
+    return BackendChoice(name, f"requested by {source}")
+
+
+def _automatic(x: Tensor) -> BackendChoice:
+    if torch.compiler.is_exporting():
+        return BackendChoice("reference", "exporting: a graph of ordinary ops converts to any format")
+    if x.device.type == "cpu":
+        return BackendChoice("cpu", "the input is on the CPU")
+    return BackendChoice("reference", f"no kernel for {x.device.type} yet")
+
+
+def explain_backend(x: Tensor, *, backend: str = "auto") -> BackendChoice:
+    """Which implementation a call with input x would run here and now, and why.
+
+    Raises:
+        KANError: As the call itself would: unknown name, or a request that x does not allow.
+    """
+    return choose_backend(x, backend)
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Run every op inside the block, in all threads of this process, with the backend `name` unless its call names another.
+
+    Raises:
+        KANError: The name is not one of "auto", "reference", "cpu".
+    """
+    global _in_context
+    if name not in BACKENDS:
+        raise KANError(f"use_backend got {name!r}; choose one of {', '.join(BACKENDS)}")
+    before, _in_context = _in_context, name
+    try:
+        yield
+    finally:
+        _in_context = before

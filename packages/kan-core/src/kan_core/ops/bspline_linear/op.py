@@ -1,0 +1,175 @@
+"""The public function, its custom ops, and their registration with torch.library."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from kan_core.errors import KANError
+from kan_core.ops._dispatch import choose_backend
+from kan_core.ops.bspline_linear import cpu
+from kan_core.ops.bspline_linear.reference import EDGES, bspline_linear_reference
+
+
+def bspline_linear(
+    x: Tensor,
+    weight: Tensor,
+    lo: Tensor,
+    step: Tensor,
+    *,
+    order: int,
+    edge: str = "decay",
+    silu: bool = False,
+    backend: str = "auto",
+) -> Tensor:
+    """Sum of learned splines: y[..., o] = sum_i sum_c weight[c, i, o] B_c(x_i), plus weight[K, i, o] silu(x_i) where asked.
+
+    Every input feature i has a uniform grid of G cells from lo[i] to lo[i] + G step[i], hence K = G + order basis functions;
+    G follows from the shape of `weight`.
+
+    Args:
+        x: Inputs, shape (..., in). Half precision is computed in float32 and cast back.
+        weight: Spline coefficients, plane-major: shape (K, in, out), or (K + 1, in, out) with `silu`, the base weights last.
+        lo: Left ends of the grids, shape (in,). Grid state: it receives no gradient.
+        step: Cell widths, shape (in,), positive. Grid state: it receives no gradient.
+        order: Degree of the splines, >= 0.
+        edge: Beyond the grid: "decay" (the functions run out, zero beyond the extended grid), "clamp" (the value of the end,
+            zero gradient) or "linear" (continued with the slope of the end).
+        silu: Whether the last plane of `weight` multiplies SiLU of the raw x.
+        backend: "auto", "reference" or "cpu", see `kan_core.ops.explain_backend`. Only "reference" can be differentiated twice.
+
+    Returns:
+        Shape (..., out), in the dtype of x; under autocast in the dtype of autocast, computed in float32.
+
+    Raises:
+        KANError: Shapes, dtypes or devices that do not fit together, an unknown edge policy or backend, or a backend that x rules out.
+    """
+    choice = choose_backend(x, backend).name
+    _check(x, weight, lo, step, order, edge, silu)
+    kind = x.device.type
+    # Autocast would cast every floating argument of a registered op, coefficients included; here it only decides the dtype of y.
+    autocast = torch.is_autocast_enabled(kind) and torch.float64 not in (x.dtype, weight.dtype)
+    out_dtype = torch.get_autocast_dtype(kind) if autocast else x.dtype
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    x, weight, lo, step = (t.to(dtype) for t in (x, weight, lo.detach(), step.detach()))
+    if choice == "reference":
+        if autocast:
+            with torch.autocast(kind, enabled=False):
+                y = bspline_linear_reference(x, weight, lo, step, order=order, edge=edge, silu=silu)
+        else:
+            y = bspline_linear_reference(x, weight, lo, step, order=order, edge=edge, silu=silu)
+    else:
+        y = bspline_linear_fwd(x.reshape(-1, x.shape[-1]), weight, lo, step, order, edge, silu)
+        y = y.view(*x.shape[:-1], weight.shape[2])
+    return y.to(out_dtype)
+
+
+def _check(x: Tensor, weight: Tensor, lo: Tensor, step: Tensor, order: int, edge: str, silu: bool) -> None:
+    if edge not in EDGES:
+        raise KANError(f"edge is {edge!r}; choose one of {', '.join(EDGES)}")
+    if order < 0:
+        raise KANError(f"order must not be negative, got {order}")
+    if weight.dim() != 3 or weight.shape[0] - silu <= order:
+        raise KANError(f"weight must be (planes, in, out) with more than {order + silu} planes, got shape {tuple(weight.shape)}")
+    features = weight.shape[1]
+    if x.dim() < 1 or x.shape[-1] != features:
+        raise KANError(f"x must be (..., {features}) to fit the weight, got shape {tuple(x.shape)}")
+    if lo.shape != (features,) or step.shape != (features,):
+        raise KANError(f"lo and step must have shape ({features},), got {tuple(lo.shape)} and {tuple(step.shape)}")
+    if not x.is_floating_point() or (x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type)):
+        raise KANError(f"x and weight must have one floating dtype, got {x.dtype} and {weight.dtype}; cast one of them")
+    if not x.device == weight.device == lo.device == step.device:
+        raise KANError(f"x, weight, lo and step must be on one device, got {x.device}, {weight.device}, {lo.device}, {step.device}")
+
+
+@torch.library.custom_op("kan::bspline_linear_fwd", mutates_args=(), device_types="cpu")
+def bspline_linear_fwd(
+    x: Tensor, weight: Tensor, lo: Tensor, step: Tensor, order: int, edge: str, silu: bool
+) -> Tensor:
+    """The forward pass on a 2-D x, float32 or float64."""
+    with torch.autocast("cpu", enabled=False):
+        return cpu.forward(x, weight, lo, step, order, edge, silu)
+
+
+@torch.library.custom_op("kan::bspline_linear_bwd", mutates_args=(), device_types="cpu")
+def bspline_linear_bwd(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    lo: Tensor,
+    step: Tensor,
+    order: int,
+    edge: str,
+    silu: bool,
+    need_dx: bool,
+    need_dw: bool,
+) -> tuple[Tensor, Tensor]:
+    """The gradients of x and weight; one that is not needed comes back empty."""
+    with torch.autocast("cpu", enabled=False):
+        return cpu.backward(grad.contiguous(), x, weight, lo, step, order, edge, silu, need_dx, need_dw)
+
+
+@bspline_linear_fwd.register_fake
+def _(x: Tensor, weight: Tensor, lo: Tensor, step: Tensor, order: int, edge: str, silu: bool) -> Tensor:
+    return x.new_empty(x.shape[0], weight.shape[2])
+
+
+@bspline_linear_bwd.register_fake
+def _(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    lo: Tensor,
+    step: Tensor,
+    order: int,
+    edge: str,
+    silu: bool,
+    need_dx: bool,
+    need_dw: bool,
+) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape if need_dx else 0), x.new_empty(weight.shape if need_dw else 0)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, weight, lo, step, *ctx.options = inputs
+    ctx.save_for_backward(x, weight, lo, step)
+
+
+def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    need_dx, need_dw = ctx.needs_input_grad[:2]
+    dx, dw = bspline_linear_bwd(grad, *ctx.saved_tensors, *ctx.options, need_dx, need_dw)
+    return dx if need_dx else None, dw if need_dw else None, None, None, None, None, None
+
+
+def _no_second_derivative(ctx: Any, *grads: Tensor) -> None:
+    raise KANError("bspline_linear: the 'cpu' backend has no second derivative; use backend='reference' where one is needed")
+
+
+bspline_linear_fwd.register_autograd(_differentiate, setup_context=_save)
+bspline_linear_bwd.register_autograd(_no_second_derivative)
+
+
+@register_flop_formula(torch.ops.kan.bspline_linear_fwd)
+def _forward_flops(x_shape: torch.Size, weight_shape: torch.Size, *args: Any, **kwargs: Any) -> int:
+    """The GEMM alone; the basis functions are elementwise."""
+    return 2 * x_shape[0] * weight_shape.numel()
+
+
+@register_flop_formula(torch.ops.kan.bspline_linear_bwd)
+def _backward_flops(
+    grad_shape: torch.Size,
+    x_shape: torch.Size,
+    weight_shape: torch.Size,
+    lo: Any,
+    step: Any,
+    order: int,
+    edge: str,
+    silu: bool,
+    need_dx: bool,
+    need_dw: bool,
+    **kwargs: Any,
+) -> int:
+    return 2 * x_shape[0] * weight_shape.numel() * (need_dx + need_dw)
