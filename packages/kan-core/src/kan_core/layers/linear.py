@@ -108,6 +108,8 @@ class KANLinear(KANLayer):
         if isinstance(self.basis, BSpline) and self.basis.uniform:
             y = self._bspline(x, weight, self.basis)
         else:
+            if self.backend not in ("auto", "reference"):
+                raise KANError(f"backend {self.backend!r} computes uniform B-splines only, this layer has {self.basis!r}")
             coefficients, base = self._split(weight)
             features = self._planes(self._normalised(x)).flatten(-2)
             y = _matmul(features, coefficients.flatten(0, 1))
