@@ -109,7 +109,7 @@ class KANLinear(KANLayer):
             y = self._bspline(x, weight, self.basis)
         else:
             if self.backend not in ("auto", "reference"):
-                raise KANError(f"backend {self.backend!r} computes uniform B-splines only, this layer has {self.basis!r}")
+                raise KANError(f"backend {self.backend!r} computes uniform B-splines only, not {self.basis!r}")
             coefficients, base = self._split(weight)
             features = self._planes(self._normalised(x)).flatten(-2)
             y = _matmul(features, coefficients.flatten(0, 1))

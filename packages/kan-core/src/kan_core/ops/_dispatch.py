@@ -1,4 +1,4 @@
-"""Which implementation of an op runs: the argument of the call, else `use_backend`, else `KAN_BACKEND`, else the best one that applies."""
+"""Which implementation of an op runs: its argument, else `use_backend`, else `KAN_BACKEND`, else the best one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from kan_core.errors import KANError
 
 BACKENDS = ("auto", "reference", "cpu")
 
-_in_context: str | None = None  # of the process, like the environment variable; a plain global so that torch.compile can guard on it
+_in_context: str | None = (
+    None  # of the process, like the environment variable; a plain global so that torch.compile can guard on it
+)
 
 
 class BackendChoice(NamedTuple):
@@ -41,7 +43,9 @@ def choose_backend(x: Tensor, requested: str = "auto") -> BackendChoice:
 
 
 def _automatic(x: Tensor) -> BackendChoice:
-    if torch.compiler.is_exporting():
+    # Dynamo (torch 2.11) takes is_exporting() for true in every torch.compile. Strict exports, which go through
+    # it too, therefore keep the registered op as one node.
+    if torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling():
         return BackendChoice("reference", "exporting: a graph of ordinary ops converts to any format")
     if x.device.type == "cpu":
         return BackendChoice("cpu", "the input is on the CPU")
@@ -59,7 +63,7 @@ def explain_backend(x: Tensor, *, backend: str = "auto") -> BackendChoice:
 
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Run every op inside the block, in all threads of this process, with the backend `name` unless its call names another.
+    """Run the ops inside the block, in all threads of the process, with the backend `name` unless a call names another.
 
     Raises:
         KANError: The name is not one of "auto", "reference", "cpu".

@@ -14,8 +14,11 @@ from torch.nn import functional as F
 
 from kan_core.ops.bspline_linear._expand import make_expander
 
-# Rows of a chunk are what the GEMM wants (the weights are streamed once per chunk), a block is what one elementwise pass wants.
-BLOCK_ELEMENTS = 1 << 20
+# A chunk has the rows that the GEMM wants (it streams the weights once per chunk), a block what a vector pass wants:
+# 2^19 elements were best of 2^18 .. 2^20 with two threads, of 2^16 .. 2^20 with one (smaller blocks pay more for
+# starting each pass than the cache gives back). The last bound keeps the two chunk buffers of very wide layers at
+# 128 MiB in float32.
+BLOCK_ELEMENTS = 1 << 19
 MIN_ROWS = 512
 MAX_ELEMENTS = 1 << 24
 
@@ -23,7 +26,9 @@ MAX_ELEMENTS = 1 << 24
 class _Chunks:
     """The expanded matrix of one chunk of rows after the other, in buffers that are allocated once per call."""
 
-    def __init__(self, x: Tensor, planes: int, lo: Tensor, step: Tensor, order: int, edge: str, silu: bool, slopes: bool) -> None:
+    def __init__(
+        self, x: Tensor, planes: int, lo: Tensor, step: Tensor, order: int, edge: str, silu: bool, slopes: bool
+    ) -> None:
         batch, features = x.shape
         columns = max(planes * features, 1)
         rows = max(BLOCK_ELEMENTS // columns, min(MIN_ROWS, MAX_ELEMENTS // columns), 1)
@@ -35,9 +40,9 @@ class _Chunks:
         width = max(self.pad + planes, self.num_functions + 2 * self.pad)
         large, small = (self.rows, width, features), (self.block, self.num_functions, features)
         shapes = [large] * (1 + slopes) + [small] * self.expander.num_scratch
-        # One allocation: the C library keeps a single block of this size for the next call; of several, it returns the pages
-        # to the system each time, and touching them anew costs as much as the arithmetic.
-        workspace = x.new_empty(sum(map(math.prod, shapes))).split([math.prod(shape) for shape in shapes])
+        # One allocation: the C library keeps one block of this size for the next call, but gives the pages of several
+        # back to the system each time, and touching them anew costs as much as the arithmetic.
+        workspace = x.new_empty(sum(map(math.prod, shapes))).split_with_sizes([math.prod(shape) for shape in shapes])
         buffers = [part.view(shape) for part, shape in zip(workspace, shapes, strict=True)]
         self.values, self.grad_values = buffers[0], buffers[1] if slopes else None
         self.expander.scratch = buffers[1 + slopes :]
@@ -51,7 +56,7 @@ class _Chunks:
             yield slice(start, min(start + self.rows, self.x.shape[0]))
 
     def expand(self, span: slice, dx: Tensor | None = None) -> Tensor:
-        """Fill `values` for the rows of `span`; from `grad_values` also write dx (rows of span, in) where it is wanted."""
+        """Fill `values` for the rows of `span`; from `grad_values` also write dx (rows of span, in) if given."""
         basis = slice(0, self.num_functions + 2 * self.pad)
         last = self.pad + self.num_functions
         for start in range(span.start, span.stop, self.block):
@@ -70,7 +75,7 @@ class _Chunks:
 
 
 def forward(x: Tensor, weight: Tensor, lo: Tensor, step: Tensor, order: int, edge: str, silu: bool) -> Tensor:
-    """y (batch, out) from x (batch, in) and weight (P, in, out), float32 or float64."""
+    """Return y (batch, out) of x (batch, in) and weight (P, in, out), float32 or float64."""
     matrix = weight.reshape(-1, weight.shape[2])
     y = x.new_empty(x.shape[0], weight.shape[2])
     chunks = _Chunks(x, weight.shape[0], lo, step, order, edge, silu, slopes=False)

@@ -25,33 +25,35 @@ def bspline_linear(
     silu: bool = False,
     backend: str = "auto",
 ) -> Tensor:
-    """Sum of learned splines: y[..., o] = sum_i sum_c weight[c, i, o] B_c(x_i), plus weight[K, i, o] silu(x_i) where asked.
+    """Sum learned splines: y[..., o] = sum_i sum_c weight[c, i, o] B_c(x_i) (+ weight[K, i, o] silu(x_i) with `silu`).
 
-    Every input feature i has a uniform grid of G cells from lo[i] to lo[i] + G step[i], hence K = G + order basis functions;
-    G follows from the shape of `weight`.
+    Every input feature i has a uniform grid of G cells from lo[i] to lo[i] + G step[i], hence K = G + order basis
+    functions; G follows from the shape of `weight`.
 
     Args:
         x: Inputs, shape (..., in). Half precision is computed in float32 and cast back.
-        weight: Spline coefficients, plane-major: shape (K, in, out), or (K + 1, in, out) with `silu`, the base weights last.
+        weight: Spline coefficients, plane-major: (K, in, out), or (K + 1, in, out) with `silu`, the base weights last.
         lo: Left ends of the grids, shape (in,). Grid state: it receives no gradient.
         step: Cell widths, shape (in,), positive. Grid state: it receives no gradient.
         order: Degree of the splines, >= 0.
-        edge: Beyond the grid: "decay" (the functions run out, zero beyond the extended grid), "clamp" (the value of the end,
-            zero gradient) or "linear" (continued with the slope of the end).
+        edge: Beyond the grid: "decay" (the functions run out, zero beyond the extended grid), "clamp" (the value of the
+            end, zero gradient) or "linear" (continued with the slope of the end).
         silu: Whether the last plane of `weight` multiplies SiLU of the raw x.
-        backend: "auto", "reference" or "cpu", see `kan_core.ops.explain_backend`. Only "reference" can be differentiated twice.
+        backend: "auto", "reference" or "cpu", see `kan_core.ops.explain_backend`. Only "reference" can be
+            differentiated twice or transformed by `torch.func`.
 
     Returns:
         Shape (..., out), in the dtype of x; under autocast in the dtype of autocast, computed in float32.
 
     Raises:
-        KANError: Shapes, dtypes or devices that do not fit together, an unknown edge policy or backend, or a backend that x rules out.
+        KANError: Shapes, dtypes or devices that do not fit together, an unknown edge policy or backend, or a backend
+            that x rules out.
     """
     choice = choose_backend(x, backend).name
     _check(x, weight, lo, step, order, edge, silu)
     kind = x.device.type
-    # Autocast would cast every floating argument of a registered op, coefficients included; here it only decides the dtype of y.
-    autocast = torch.is_autocast_enabled(kind) and torch.float64 not in (x.dtype, weight.dtype)
+    # Registered for autocast, an op gets all its arguments cast, coefficients too; here it only decides the dtype of y.
+    autocast = _autocast_enabled(kind) and torch.float64 not in (x.dtype, weight.dtype)
     out_dtype = torch.get_autocast_dtype(kind) if autocast else x.dtype
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     x, weight, lo, step = (t.to(dtype) for t in (x, weight, lo.detach(), step.detach()))
@@ -67,22 +69,31 @@ def bspline_linear(
     return y.to(out_dtype)
 
 
+def _autocast_enabled(device_type: str) -> bool:
+    return device_type != "meta" and torch.is_autocast_enabled(device_type)  # which raises for meta
+
+
 def _check(x: Tensor, weight: Tensor, lo: Tensor, step: Tensor, order: int, edge: str, silu: bool) -> None:
     if edge not in EDGES:
         raise KANError(f"edge is {edge!r}; choose one of {', '.join(EDGES)}")
     if order < 0:
         raise KANError(f"order must not be negative, got {order}")
-    if weight.dim() != 3 or weight.shape[0] - silu <= order:
-        raise KANError(f"weight must be (planes, in, out) with more than {order + silu} planes, got shape {tuple(weight.shape)}")
+    fewest = order + 1 + int(silu)
+    if weight.dim() != 3 or weight.shape[0] < fewest:
+        raise KANError(
+            f"weight must be (planes, in, out) with at least {fewest} planes, got shape {tuple(weight.shape)}"
+        )
     features = weight.shape[1]
     if x.dim() < 1 or x.shape[-1] != features:
         raise KANError(f"x must be (..., {features}) to fit the weight, got shape {tuple(x.shape)}")
     if lo.shape != (features,) or step.shape != (features,):
         raise KANError(f"lo and step must have shape ({features},), got {tuple(lo.shape)} and {tuple(step.shape)}")
-    if not x.is_floating_point() or (x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type)):
+    if not x.is_floating_point() or (x.dtype != weight.dtype and not _autocast_enabled(x.device.type)):
         raise KANError(f"x and weight must have one floating dtype, got {x.dtype} and {weight.dtype}; cast one of them")
     if not x.device == weight.device == lo.device == step.device:
-        raise KANError(f"x, weight, lo and step must be on one device, got {x.device}, {weight.device}, {lo.device}, {step.device}")
+        raise KANError(
+            f"x, weight, lo and step must be on one device, got {x.device}, {weight.device}, {lo.device}, {step.device}"
+        )
 
 
 @torch.library.custom_op("kan::bspline_linear_fwd", mutates_args=(), device_types="cpu")
@@ -145,7 +156,9 @@ def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 def _no_second_derivative(ctx: Any, *grads: Tensor) -> None:
-    raise KANError("bspline_linear: the 'cpu' backend has no second derivative; use backend='reference' where one is needed")
+    raise KANError(
+        "bspline_linear: the 'cpu' backend has no second derivative; use backend='reference' where one is needed"
+    )
 
 
 bspline_linear_fwd.register_autograd(_differentiate, setup_context=_save)

@@ -1,12 +1,11 @@
 """The definition of the B-spline linear op: short, eager, ordinary torch ops, differentiable as often as you like.
 
-Knots are `lo + j * step` for every integer j. In units of a cell, `s = (x - lo) / step`, each cell [m, m + 1) carries `order + 1`
-non-zero basis functions, numbers m .. m + order, and each of them is there a polynomial in `f = s - m` that is the same in all cells.
+Knots are `lo + j * step` for every integer j. In units of a cell, `s = (x - lo) / step`, each cell [m, m + 1) carries
+`order + 1` non-zero basis functions, numbers m .. m + order, each a polynomial in `f = s - m`, the same in all cells.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Literal, get_args
 
 import torch
@@ -18,12 +17,14 @@ EDGES: tuple[str, ...] = get_args(Edge)
 
 
 def piece_coefficients(order: int) -> list[list[float]]:
-    """Polynomials of the cardinal B-spline of degree `order`: row j holds, lowest power first, the piece on [j, j + 1] in t = v - j.
+    """Polynomials of the cardinal B-spline: row j holds, lowest power first, its piece on [j, j + 1] in t = v - j.
 
     The recursion runs over integers (the pieces times order!), so the coefficients are exact up to one rounding.
     """
     rows = [[1]]
+    factorial = 1
     for k in range(1, order + 1):
+        factorial *= k
         new = [[0] * (k + 1) for _ in range(k + 1)]
         for j in range(k + 1):
             for p in range(k):
@@ -34,11 +35,11 @@ def piece_coefficients(order: int) -> list[list[float]]:
                     new[j][p] += (k + 1 - j) * rows[j - 1][p]
                     new[j][p + 1] -= rows[j - 1][p]
         rows = new
-    return [[c / math.factorial(order) for c in row] for row in rows]
+    return [[c / factorial for c in row] for row in rows]
 
 
 def pieces(f: Tensor, order: int, *, derivative: bool = False) -> list[Tensor]:
-    """The `order + 1` basis functions of a cell (or their derivatives in f), first to last, at the position f in [0, 1] in the cell."""
+    """The `order + 1` basis functions of a cell, first to last, or their derivatives, at f in [0, 1] of the cell."""
     coefficients = piece_coefficients(order)
     if derivative:
         coefficients = [[p * c for p, c in enumerate(row)][1:] or [0.0] for row in coefficients]
@@ -46,7 +47,7 @@ def pieces(f: Tensor, order: int, *, derivative: bool = False) -> list[Tensor]:
     values = []
     for q in range(order + 1):
         j = order - q
-        # The falling half is evaluated in 1 - f by symmetry: tiny values come out with full relative accuracy and never negative.
+        # The falling half is evaluated in 1 - f, by symmetry: tiny values stay accurate and are never negative.
         falling = 2 * j > order
         value = _polynomial(coefficients[order - j if falling else j], g if falling else f)
         values.append(-value if falling and derivative else value)
@@ -54,18 +55,20 @@ def pieces(f: Tensor, order: int, *, derivative: bool = False) -> list[Tensor]:
 
 
 def _polynomial(coefficients: list[float], t: Tensor) -> Tensor:
-    # a constant, too, is a function of t: NaN must come through, and a gradient must exist
-    value = t * coefficients[-1] if len(coefficients) > 1 else t * 0 + coefficients[0]
-    for c in coefficients[-2:0:-1]:
+    *lower, leading = coefficients
+    if not lower:
+        return t * 0 + leading  # a constant, too, is a function of t: NaN must come through, and a gradient exist
+    value = t * leading
+    for c in reversed(lower[1:]):
         value = (value + c) * t if c else value * t
-    return value + coefficients[0] if len(coefficients) > 1 and coefficients[0] else value
+    return value + lower[0] if lower[0] else value
 
 
 def locate(x: Tensor, lo: Tensor, step: Tensor, num_cells: int, order: int, edge: str) -> tuple[Tensor, Tensor]:
-    """Cell number m (integral, in the dtype of x, no gradient) and position f = s - m of each x; the last cell of the grid is closed.
+    """Cell number m (in the dtype of x, no gradient) and position f = s - m of each x; the grid's last cell is closed.
 
-    Under "decay" m runs over the extended grid and one cell more on both sides, where every basis function is zero; under the
-    other policies m is a cell of the grid and f leaves [0, 1] when x leaves the grid.
+    Under "decay" m runs over the extended grid and one cell more on both sides, where every basis function is zero;
+    under the other policies m is a cell of the grid, and f leaves [0, 1] when x leaves the grid.
     """
     s = (x - lo) / step
     if edge == "decay":
@@ -73,10 +76,8 @@ def locate(x: Tensor, lo: Tensor, step: Tensor, num_cells: int, order: int, edge
     cell = s.detach().floor()
     # x = hi may land a rounding error above the last knot; it still belongs to the last cell.
     at_end = s.detach() <= num_cells * (1 + 4 * torch.finfo(x.dtype).eps)
-    if edge == "decay":
-        cell = torch.where(at_end, cell.clamp(max=num_cells - 1), cell)
-    else:
-        cell = cell.clamp(0, num_cells - 1)
+    clamped = cell.clamp(0, num_cells - 1)
+    cell = torch.where(at_end & (s >= 0), clamped, cell) if edge == "decay" else clamped
     return cell, s - cell
 
 
@@ -89,12 +90,12 @@ def bspline_planes(x: Tensor, lo: Tensor, step: Tensor, num_functions: int, orde
         step: Width of a cell of each feature, shape (in,) or scalar, positive. Grid state: no gradient flows to it.
         num_functions: K, the number of cells + order.
         order: Degree of the splines, >= 0.
-        edge: Beyond the grid: "decay" lets the functions run out (all zero beyond the extended grid), "clamp" holds the value of the
-            nearest end (zero gradient), "linear" continues with the slope of the nearest end.
+        edge: Beyond the grid: "decay" lets the functions run out (all zero beyond the extended grid), "clamp" holds
+            the value of the nearest end (zero gradient), "linear" continues with the slope of the nearest end.
 
     Returns:
-        B_c(x), shape (..., K, in). One-sided derivatives at knots are those of the cell the point belongs to: the right one,
-        and at the right end of the grid the left one. NaN in x gives NaN.
+        B_c(x), shape (..., K, in). Where a derivative jumps at a knot it is the one of the cell the knot belongs to:
+        from the right, and at the right end of the grid from the left. NaN in x gives NaN.
     """
     cell, f = locate(x, lo.detach(), step.detach(), num_functions - order, order, edge)
     inside = f if edge == "decay" else f.clamp(0, 1)
@@ -113,8 +114,8 @@ def bspline_planes(x: Tensor, lo: Tensor, step: Tensor, num_functions: int, orde
 def bspline_linear_reference(
     x: Tensor, weight: Tensor, lo: Tensor, step: Tensor, *, order: int, edge: str = "decay", silu: bool = False
 ) -> Tensor:
-    """What `kan_core.ops.bspline_linear` computes, by its definition; the expanded planes are kept for the backward pass."""
-    planes = bspline_planes(x, lo, step, weight.shape[0] - silu, order, edge)
+    """What `kan_core.ops.bspline_linear` computes, by its definition; autograd keeps the expanded planes."""
+    planes = bspline_planes(x, lo, step, weight.shape[0] - int(silu), order, edge)
     if silu:
         planes = torch.cat([planes, F.silu(x).unsqueeze(-2)], dim=-2)
     return planes.flatten(-2) @ weight.flatten(0, 1)

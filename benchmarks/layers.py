@@ -1,0 +1,158 @@
+"""Speed and peak memory of the B-spline KAN layer on the CPU, next to the bare GEMM and to other layers.
+
+    uv run benchmarks/layers.py                  # all shapes
+    uv run benchmarks/layers.py --shapes 0 --repeats 30
+
+A shape is (batch, in, out, G, k); P = G + k + 1 planes, the last one the SiLU base branch. All layers have the same
+input, in float32, and every one is timed with the gradients of its input and of its parameters:
+
+- gemm: A (batch, P in) @ W (P in, out) and both backward products, with A given: the same FLOPs, no basis at all
+- KANLinear, and the same compiled: ours
+- Cox-de Boor: a textbook layer, the recursion in plain autograd, basis index fastest (layout of efficient-kan)
+- RBF: our KANLinear with as many Gaussians as the spline has functions
+- Linear: `nn.Linear(in, P out)`: equal parameters (up to the bias) and FLOPs at the same batch, hence a wider output
+
+Times are medians; ratios are medians of the ratios within one repetition. Memory is input + parameters + the peak of
+what forward + backward allocates (see `_timing.peak_allocated`); for the GEMM, A is the input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from _timing import alternate, forward_backward, machine, median_ratio, peak_allocated, write_json
+from kan_core import KANLinear
+
+SHAPES = [(2048, 256, 256, 5, 3), (4096, 1024, 1024, 5, 3), (65536, 64, 64, 5, 3), (2048, 256, 256, 20, 3)]
+RESULTS = Path(__file__).parent / "results"
+
+
+class Gemm(nn.Module):
+    """One matrix product with a parameter."""
+
+    def __init__(self, columns: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(columns, outputs) / columns**0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, columns) -> (batch, outputs)."""
+        return x @ self.weight
+
+
+class CoxDeBoorLinear(nn.Module):
+    """The textbook layer: Cox-de Boor recursion over all knots, every intermediate kept by autograd."""
+
+    def __init__(self, source: KANLinear, grid_size: int, order: int) -> None:
+        super().__init__()
+        self.order = order
+        step = 2 / grid_size
+        knots = torch.arange(-order, grid_size + order + 1) * step - 1
+        self.register_buffer("knots", knots.expand(source.in_features, -1).contiguous())
+        planes = source.weight.detach()
+        self.spline_weight = nn.Parameter(planes[:-1].permute(2, 1, 0).flatten(1).contiguous())  # (out, in * K)
+        self.base_weight = nn.Parameter(planes[-1].t().contiguous())
+        self.bias = nn.Parameter(source.bias.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, in) -> (batch, out)."""
+        t, x_ = self.knots, x.unsqueeze(-1)
+        bases = ((x_ >= t[:, :-1]) & (x_ < t[:, 1:])).to(x.dtype)
+        for p in range(1, self.order + 1):
+            rising = (x_ - t[:, : -p - 1]) / (t[:, p:-1] - t[:, : -p - 1]) * bases[..., :-1]
+            falling = (t[:, p + 1 :] - x_) / (t[:, p + 1 :] - t[:, 1:-p]) * bases[..., 1:]
+            bases = rising + falling
+        return F.linear(F.silu(x), self.base_weight, self.bias) + F.linear(bases.flatten(-2), self.spline_weight)
+
+
+def contenders(shape: tuple[int, ...]) -> dict[str, tuple[Callable[[Tensor], Tensor], Tensor, Tensor]]:
+    """Name -> (layer, input, gradient of the output)."""
+    batch, d_in, d_out, grid_size, order = shape
+    planes = grid_size + order + 1
+    torch.manual_seed(0)
+    x = (2 * torch.rand(batch, d_in) - 1).requires_grad_()
+    grad = torch.randn(batch, d_out)
+    kan = KANLinear(d_in, d_out, basis=f"bspline(grid_size={grid_size}, order={order})")
+    textbook = CoxDeBoorLinear(kan, grid_size, order)
+    with torch.no_grad():  # no speed claim without equality
+        torch.testing.assert_close(kan(x[:64]), textbook(x[:64]), rtol=1e-4, atol=1e-5)
+    expanded = torch.rand(batch, planes * d_in).requires_grad_()
+    return {
+        "gemm": (Gemm(planes * d_in, d_out), expanded, grad),
+        "KANLinear": (kan, x, grad),
+        "KANLinear compiled": (torch.compile(kan), x, grad),
+        "Cox-de Boor": (textbook, x, grad),
+        "RBF": (KANLinear(d_in, d_out, basis=f"rbf(num_centers={grid_size + order})"), x, grad),
+        f"Linear({d_in}, {planes * d_out})": (nn.Linear(d_in, planes * d_out), x, torch.randn(batch, planes * d_out)),
+    }
+
+
+def measure(shape: tuple[int, ...], repeats: int) -> list[dict[str, Any]]:
+    """One row per contender."""
+    layers = contenders(shape)
+    calls = {name: forward_backward(*arguments) for name, arguments in layers.items()}
+    times = alternate(calls, repeats)
+    rows = []
+    for name, (layer, x, _) in layers.items():
+        assert isinstance(layer, nn.Module)
+        parameters = sum(p.nbytes for p in layer.parameters())
+        for tensor in (x, *layer.parameters()):
+            tensor.grad = None
+        rows.append(
+            {
+                "layer": name,
+                "forward_ms": 1e3 * statistics.median(f for f, _ in times[name]),
+                "forward_backward_ms": 1e3 * statistics.median(t for _, t in times[name]),
+                "forward_ratio": median_ratio(times[name], times["gemm"], 0),
+                "forward_backward_ratio": median_ratio(times[name], times["gemm"], 1),
+                "fastest_forward_backward_ms": 1e3 * min(t for _, t in times[name]),
+                "memory_mib": (x.nbytes + parameters + peak_allocated(calls[name])) / 2**20,
+                "parameters": sum(p.numel() for p in layer.parameters()),
+            }
+        )
+    return rows
+
+
+def show(shape: tuple[int, ...], rows: list[dict[str, Any]]) -> None:
+    print(f"\nbatch {shape[0]}, {shape[1]} -> {shape[2]}, G {shape[3]}, k {shape[4]}")
+    titles = ("fwd ms", "ratio", "fwd+bwd ms", "ratio", "best ms", "memory MiB", "ratio")
+    print("layer".ljust(24) + "".join(t.rjust(w) for t, w in zip(titles, (9, 8, 12, 8, 9, 12, 8), strict=True)))
+    for row in rows:
+        print(
+            f"{row['layer']:24}{row['forward_ms']:9.2f}{row['forward_ratio']:8.2f}{row['forward_backward_ms']:12.2f}"
+            f"{row['forward_backward_ratio']:8.2f}{row['fastest_forward_backward_ms']:9.2f}"
+            f"{row['memory_mib']:12.1f}{row['memory_mib'] / rows[0]['memory_mib']:8.2f}",
+            flush=True,
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    listing = ", ".join(f"{i}: {shape}" for i, shape in enumerate(SHAPES))
+    parser.add_argument(
+        "--shapes", type=int, nargs="+", choices=range(len(SHAPES)), default=list(range(len(SHAPES))), help=listing
+    )
+    parser.add_argument("--repeats", type=int, default=10, help="repetitions of every contender (default: 10)")
+    parser.add_argument(
+        "--out", type=Path, default=RESULTS / "layers-cpu.json", help="result file (default: %(default)s)"
+    )
+    arguments = parser.parse_args()
+    results = []
+    for index in arguments.shapes:
+        rows = measure(SHAPES[index], arguments.repeats)
+        show(SHAPES[index], rows)
+        shape = dict(zip(("batch", "in", "out", "grid_size", "order"), SHAPES[index], strict=True))
+        results.append({"shape": shape, "layers": rows})
+    write_json(arguments.out, {"machine": machine(), "repeats": arguments.repeats, "results": results})
+    print(f"\nwritten to {arguments.out}")
+
+
+if __name__ == "__main__":
+    main()
