@@ -1,0 +1,95 @@
+"""Figures of a classifier: where it is wrong and how sure it was."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from kan_vision.data.images import Images
+
+MOST_LABELLED_CLASSES = 20
+"""With more classes the cells of a confusion matrix are too small for numbers."""
+
+
+class Prediction(NamedTuple):
+    """One tested image: its position in the split, true and predicted class, and the probability of the latter."""
+
+    position: int
+    label: int
+    predicted: int
+    probability: float
+
+
+def confusion_figure(matrix: Tensor, class_names: Sequence[str]) -> Figure:
+    """A confusion matrix, coloured by the share of each true class, with the counts in its cells.
+
+    Args:
+        matrix: ``(classes, classes)`` counts, true classes as rows.
+        class_names: In label order.
+    """
+    counts = matrix.long().numpy()
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    side = min(4 + 0.35 * len(class_names), 12)
+    figure = Figure(figsize=(side + 0.8, side), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
+    axes.set(title=f"Confusion matrix: {counts.trace():,} of {counts.sum():,} right", xlabel="predicted", ylabel="true")
+    if len(class_names) <= MOST_LABELLED_CLASSES:
+        rotation = 0 if max(map(len, class_names)) <= 3 else 45
+        axes.set_xticks(
+            range(len(class_names)), class_names, rotation=rotation, ha="center" if not rotation else "right"
+        )
+        axes.set_yticks(range(len(class_names)), class_names)
+        for (row, column), count in np.ndenumerate(counts):
+            if count:
+                colour = "white" if share[row, column] > 0.5 else "black"
+                axes.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=9)
+    return figure
+
+
+def predictions_figure(
+    tested: Sequence[Prediction], images: Images, class_names: Sequence[str], columns: int = 8
+) -> Figure:
+    """Two rows of images: the most confident mistakes, and the first images that were right.
+
+    Args:
+        tested: The predictions.
+        images: What `Prediction.position` counts in.
+        class_names: In label order.
+        columns: Images per row, at most.
+    """
+    wrong = sorted((p for p in tested if p.predicted != p.label), key=lambda p: -p.probability)
+    right = [p for p in tested if p.predicted == p.label]
+    rows = [
+        (f"Most confident mistakes ({len(wrong):,} of {len(tested):,} are wrong)", wrong[:columns], "firebrick"),
+        (f"Right predictions ({len(right):,} of {len(tested):,})", right[:columns], "darkgreen"),
+    ]
+    rows = [row for row in rows if row[1]]
+    figure = Figure(figsize=(1.45 * columns, 2.3 * len(rows)), layout="constrained")
+    panels = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
+    for panel, (title, predictions, colour) in zip(panels, rows, strict=True):
+        panel.suptitle(title)
+        for axes, prediction in zip(panel.subplots(1, columns, squeeze=False)[0], predictions, strict=False):
+            _show(axes, images.pixels([prediction.position])[0])
+            true, predicted = class_names[prediction.label], class_names[prediction.predicted]
+            text = f"{predicted} ({prediction.probability:.0%})"
+            axes.set_title(text if true == predicted else f"{text}\ntrue: {true}", fontsize=9, color=colour)
+        for axes in panel.axes:
+            axes.set_axis_off()
+    return figure
+
+
+def _show(axes: Axes, image: Tensor) -> None:
+    """Draw ``(channels, height, width)``; the values are stretched to the image's own range."""
+    low, high = image.min(), image.max()
+    pixels = ((image - low) / (high - low).clamp_min(1e-12)).permute(1, 2, 0).numpy()
+    if pixels.shape[2] == 3:
+        axes.imshow(pixels, interpolation="nearest")
+    else:
+        axes.imshow(pixels[:, :, 0], cmap="gray", interpolation="nearest")

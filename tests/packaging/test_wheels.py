@@ -1,0 +1,146 @@
+"""What is published: the content of the wheels, and that each installs and works in a clean environment."""
+
+from __future__ import annotations
+
+import email
+import email.message
+import re
+import zipfile
+from importlib.metadata import distributions
+from pathlib import Path
+
+import pytest
+
+from .conftest import NO_UV, UV, run, run_uv
+
+pytestmark = pytest.mark.slow
+
+PACKAGES = {"kan_core": "kan-core", "kan_vision": "kan-vision"}
+
+USE_CORE = """
+import torch
+from kan_core import KAN, KANConv2d, KANLinear, bases
+from kan_core.compare import match_mlp
+
+for name in bases.names():
+    layer = KANLinear(4, 3, basis=name)
+    loss = layer(torch.randn(5, 4)).square().mean()
+    loss.backward()
+    assert torch.isfinite(layer.weight.grad).all(), name
+    assert KANConv2d(2, 3, 3, basis=name)(torch.randn(1, 2, 6, 6)).shape == (1, 3, 4, 4)
+assert abs(match_mlp(KAN([10, 16, 2])).residual) <= 0.05
+
+try:
+    import kan_core.training
+except ModuleNotFoundError as error:
+    assert "kan-core[lightning]" in str(error), error
+else:
+    raise AssertionError("kan_core.training cannot work without lightning, and must say what to install")
+"""
+
+USE_VISION = """
+import kan_core, kan_vision, timm, torch
+from pathlib import Path
+
+assert "site-packages" in Path(kan_core.__file__).parts, kan_core.__file__
+model = timm.create_model("kan_mlp_small", num_classes=10, in_chans=1, img_size=8)
+assert model(torch.randn(2, 1, 8, 8)).shape == (2, 10)
+"""
+
+
+def metadata(wheel: Path) -> email.message.Message:
+    """The wheel's METADATA."""
+    with zipfile.ZipFile(wheel) as archive:
+        [name] = [n for n in archive.namelist() if n.endswith(".dist-info/METADATA")]
+        return email.message_from_bytes(archive.read(name))
+
+
+def requirements(wheel: Path) -> dict[str, set[str]]:
+    """Names of the required distributions by extra; the empty string stands for no extra."""
+    found: dict[str, set[str]] = {}
+    for line in metadata(wheel).get_all("Requires-Dist", []):
+        extra = re.search(r"extra == '([^']+)'", line)
+        name = re.match(r"[\w.-]+", line)
+        assert name
+        found.setdefault(extra[1] if extra else "", set()).add(name[0].lower())
+    return found
+
+
+class TestContents:
+    @pytest.mark.parametrize("package", PACKAGES)
+    def test_every_file_of_the_package_and_nothing_else(self, wheel, package, repository):
+        source = repository / "packages" / PACKAGES[package] / "src"
+        wanted = {
+            path.relative_to(source).as_posix()
+            for path in (source / package).rglob("*")
+            if path.is_file() and "__pycache__" not in path.parts and not path.name.startswith(".")
+        }
+        with zipfile.ZipFile(wheel(package)) as archive:
+            names = {name for name in archive.namelist() if ".dist-info/" not in name}
+        assert names == wanted
+        assert f"{package}/py.typed" in names
+        assert not any("test" in Path(name).parts[-1] for name in names)
+
+    @pytest.mark.parametrize("package", PACKAGES)
+    def test_licence_and_readme_go_along(self, wheel, package):
+        about = metadata(wheel(package))
+        assert about["License-Expression"] == "Apache-2.0"
+        assert about.get_all("License-File") == ["LICENSE"]
+        assert about["Requires-Python"] == ">=3.11"
+        assert f"# {PACKAGES[package]}" in str(about.get_payload())
+        with zipfile.ZipFile(wheel(package)) as archive:
+            assert any(name.endswith(".dist-info/licenses/LICENSE") for name in archive.namelist())
+
+    def test_kan_core_needs_torch_and_numpy_and_no_more(self, wheel):
+        required = requirements(wheel("kan_core"))
+        assert required[""] == {"torch", "numpy"}
+        assert set(required) == {"", "lightning"}
+        assert {"lightning", "jsonargparse", "matplotlib"} <= required["lightning"]
+
+    def test_kan_vision_needs_kan_core_by_version_and_no_other_domain(self, wheel):
+        required = requirements(wheel("kan_vision"))[""]
+        assert {"kan-core", "torch", "timm"} <= required
+        assert not {name for name in required if name.startswith("kan-")} - {"kan-core"}
+        lines = metadata(wheel("kan_vision")).get_all("Requires-Dist", [])
+        assert not any("@" in line or "file:" in line for line in lines), "a path of this machine is in the metadata"
+
+
+@pytest.fixture(scope="class")
+def environment(tmp_path_factory):
+    """`environment(wheel, ...)` is the interpreter of a new environment with these wheels and what they require."""
+    if UV is None:
+        pytest.skip(NO_UV)
+    constraints = tmp_path_factory.mktemp("pins") / "constraints.txt"
+
+    def make(*arguments: str | Path) -> Path:
+        folder = tmp_path_factory.mktemp("clean")
+        run_uv("venv", folder / "venv", cwd=folder)
+        python = folder / "venv" / ("Scripts" if (folder / "venv" / "Scripts").is_dir() else "bin") / "python"
+        # the versions that this suite runs with: they are in uv's cache, so that nothing is downloaded twice
+        run_uv("pip", "install", "--python", python, "--constraints", constraints, *arguments, cwd=folder)
+        return python
+
+    pins = (f"{d.name}=={d.version}\n" for d in distributions() if d.name not in PACKAGES.values())
+    constraints.write_text("".join(sorted(pins)))
+    return make
+
+
+class TestCleanEnvironment:
+    def test_kan_core_alone_works_without_lightning_and_triton(self, wheel, environment, tmp_path):
+        python = environment(wheel("kan_core"))
+        # torch brings triton on Linux only; elsewhere there is none, and here there is none from now on
+        run_uv("pip", "uninstall", "--python", python, "triton", cwd=tmp_path)
+        listed = run([UV, "pip", "list", "--python", python], tmp_path).stdout
+        assert "kan-core" in listed
+        assert not re.search(r"^(triton|lightning|jsonargparse|timm|matplotlib)\s", listed, re.MULTILINE), listed
+        result = run([python, "-c", USE_CORE], tmp_path)
+        assert result.returncode == 0, result.stderr
+
+    def test_kan_vision_finds_kan_core_beside_it(self, wheel, wheels, environment, tmp_path):
+        python = environment("--find-links", wheels, wheel("kan_vision"))
+        result = run([python, "-c", USE_VISION], tmp_path)
+        assert result.returncode == 0, result.stderr
+        command = python.with_name("kan-vision")
+        result = run([command, "--print_config"], tmp_path)
+        assert result.returncode == 0, result.stderr
+        assert "kan_vision.data.Digits" in result.stdout
