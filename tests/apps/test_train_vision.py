@@ -152,7 +152,7 @@ def test_a_sample_of_mnist(shared_data, tmp_path, repository):
         "--data.val_size",
         "1000",
         "--trainer.max_epochs",
-        "2",
+        "3",
     ]
     root = ["--data.root", str(shared_data("mnist").parent)]
     assert main(["--config", str(config), *sample, *root, "--name", "sample", *QUIET]) == 0

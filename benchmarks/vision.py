@@ -1,0 +1,111 @@
+"""One configuration of the vision app over several seeds: the KAN, its matched twin and the trivial baseline.
+
+    uv run benchmarks/vision.py --config configs/vision/kanconv_mnist.yaml --data.root ~/data
+    uv run benchmarks/vision.py --seeds 0 1 2 3 4                # the app's default: digits
+
+Every seed is one run of the app, as a user would start it: the epoch is chosen on validation data and the test data are
+used once. A claim needs the interval of the paired difference (Student's t, 95 %) to leave out 0; otherwise "on par".
+Times are seconds per epoch without each run's first epoch. Options that are not named here go to the app.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+from pathlib import Path
+from typing import Any
+
+from _timing import machine, write_json
+from scipy.stats import t as student
+
+from kan_vision.cli import main as app
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def run_seed(seed: int, output: Path, options: list[str]) -> dict[str, Any]:
+    """The summary.json of one run."""
+    name = f"seed-{seed}"
+    code = app(["--seed_everything", str(seed), "--output", str(output), "--name", name, *options])
+    if code != 0:
+        raise SystemExit(code)
+    summary: dict[str, Any] = json.loads((output / "vision" / name / "summary.json").read_text())
+    return summary
+
+
+def mean_and_spread(values: list[float]) -> dict[str, float]:
+    """Mean and sample standard deviation."""
+    return {"mean": statistics.mean(values), "sd": statistics.stdev(values) if len(values) > 1 else math.nan}
+
+
+def paired_interval(differences: list[float]) -> tuple[float, float]:
+    """95 % interval of the mean difference."""
+    if len(differences) < 2:
+        return -math.inf, math.inf
+    half = student.ppf(0.975, len(differences) - 1) * statistics.stdev(differences) / math.sqrt(len(differences))
+    return statistics.mean(differences) - half, statistics.mean(differences) + half
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, help="configuration of the app; none: its default")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--metric", default="test/accuracy")
+    parser.add_argument("--output", type=Path, default=Path("outputs/benchmarks"), help="folder for the runs")
+    parser.add_argument("--out", type=Path, help="JSON file for the result")
+    arguments, options = parser.parse_known_args()
+    label = arguments.config.stem if arguments.config else "default"
+    if arguments.config:
+        options = ["--config", str(arguments.config), *options]
+    runs = [run_seed(seed, arguments.output / label, options) for seed in arguments.seeds]
+    twins = [run["twin"] for run in runs]
+    kan, twin = ([run["metrics"][arguments.metric] for run in side] for side in (runs, twins))
+    low, high = paired_interval([a - b for a, b in zip(kan, twin, strict=True)])
+    verdict = "the KAN wins" if low > 0 else "the KAN loses" if high < 0 else "on par"
+    rows = {
+        name: {
+            **mean_and_spread([run["metrics"][arguments.metric] for run in side]),
+            "parameters": side[0]["parameters"],
+            "flops_per_sample": side[0]["flops_per_sample"],
+            "samples_per_second": statistics.median(run["samples_per_second"] for run in side),
+            "train_seconds": statistics.median(run["train_seconds"] for run in side),
+        }
+        for name, side in {"kan": runs, "twin": twins}.items()
+    }
+    ratio = statistics.median(
+        b["samples_per_second"] / a["samples_per_second"] for a, b in zip(runs, twins, strict=True)
+    )
+    for name, row in rows.items():
+        print(
+            f"{name:5s} {arguments.metric} {row['mean']:.4f} ± {row['sd']:.4f}   {row['parameters']:,} parameters, "
+            f"{row['flops_per_sample']:,} FLOPs/sample, {row['samples_per_second']:.0f} samples/s"
+        )
+    baseline = runs[0].get("baseline") or {}
+    print(f"trivial baseline {baseline}")
+    print(f"epoch time of the KAN: {ratio:.2f} x its twin's")
+    print(f"difference KAN - twin: 95 % interval [{low:+.4f}, {high:+.4f}] over {len(runs)} seeds: {verdict}")
+    out = arguments.out or RESULTS / f"vision-{label}-cpu.json"
+    write_json(
+        out,
+        {
+            "machine": machine(),
+            "dataset": runs[0]["dataset"],
+            "model": runs[0]["model"],
+            "metric": arguments.metric,
+            "seeds": arguments.seeds,
+            "options": options,
+            "result": rows,
+            "per_seed": {"kan": kan, "twin": twin},
+            "baseline": baseline,
+            "epoch_time_ratio": ratio,
+            "difference_interval": [low, high],
+            "verdict": verdict,
+        },
+    )
+    print(f"written to {out}")
+
+
+if __name__ == "__main__":
+    main()
