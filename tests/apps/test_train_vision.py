@@ -17,6 +17,7 @@ import yaml
 from PIL import Image
 
 from kan_vision.cli import DEFAULTS, main
+from kan_vision.tasks import ClassificationTask
 
 QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
 REPOSITORY = Path(__file__).parents[2]
@@ -194,6 +195,31 @@ def test_predict_on_a_folder_without_labels(tmp_path):
         (str(new / "dark.png"), "cat", ""),
         (str(new / "light.png"), "dog", ""),
     ]
+
+
+def test_an_interrupted_run_resumes_to_the_same_numbers_augmentation_included(tmp_path, monkeypatch):
+    run = ["fit", "--data.augment", "affine", "--model.model_kwargs.drop_rate", "0.2", "--trainer.max_epochs", "3"]
+    run += ["--twin", "none", *QUIET]
+    assert main([*run, "--name", "whole"]) == 0
+
+    def interrupt(task, batch, batch_idx):
+        if task.current_epoch == 1 and batch_idx == 5:
+            raise KeyboardInterrupt
+        return step(task, batch, batch_idx)
+
+    step = ClassificationTask.training_step
+    with monkeypatch.context() as patch:
+        patch.setattr(ClassificationTask, "training_step", interrupt)
+        assert main([*run, "--name", "cut"]) == 130
+    last = "outputs/vision/cut/checkpoints/last.ckpt"
+    assert main([*run, "--ckpt_path", last]) == 0
+    weights = [
+        torch.load(f"outputs/vision/{name}/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+        for name in ("whole", "cut")
+    ]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+    tables = [(tmp_path / "outputs" / "vision" / name / "metrics.csv").read_text() for name in ("whole", "cut")]
+    assert tables[0] == tables[1]
 
 
 def test_the_script_passes_the_exit_code_on(repository, tmp_path):
