@@ -17,9 +17,9 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from _timing import machine, write_json
 from scipy.stats import t as student
 
+from _timing import machine, write_json
 from kan_vision.cli import main as app
 
 RESULTS = Path(__file__).parent / "results"

@@ -105,7 +105,7 @@ def test_without_arguments_a_kan_and_its_twin_are_trained_tested_and_reported(tm
 def test_the_defaults_are_the_config_of_the_same_name():
     shipped = yaml.safe_load((REPOSITORY / "configs" / "vision" / "digits_kan_mlp.yaml").read_text())
     spelled_out = shipped["model"]["init_args"].pop("model_kwargs")
-    assert spelled_out == {"layer": "bspline(grid_range=(-2, 2))"}
+    assert spelled_out == {"layer": "bspline(grid_size=3, order=2, grid_range=(-2, 2))"}
     assert yaml.safe_load(DEFAULTS.read_text()) == shipped
 
 

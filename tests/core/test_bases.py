@@ -11,6 +11,7 @@ from scipy.interpolate import BSpline as ScipyBSpline
 
 from kan_core import KANError, bases
 from kan_core.bases import RSWAF, BSpline, Chebyshev, Fourier, GaussianRBF
+from kan_core.registry import parse_spec
 
 F64 = torch.float64
 
@@ -298,6 +299,11 @@ def test_bad_specs_are_refused_in_one_clear_line(spec_text, message):
     with pytest.raises(KANError, match=message) as caught:
         bases.get(spec_text)
     assert "\n" not in str(caught.value)
+
+
+def test_every_family_is_under_test(all_specs):
+    ours = {name for name in bases.names() if type(bases.get(name)).__module__.startswith("kan_core.")}
+    assert {parse_spec(spec)[0] for spec in all_specs} == ours
 
 
 def test_names_list_the_families_and_a_name_is_taken_once():

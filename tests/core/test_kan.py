@@ -15,7 +15,7 @@ def target(x: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.slow
 def test_refinement_lowers_the_error_of_the_papers_first_example():
-    """exp(sin(pi x) + y^2) with [2, 5, 1]: each grid extension starts where the coarser one ended, and gets below it."""
+    """exp(sin(pi x) + y^2) with [2, 5, 1]: each extension starts where the coarser grid ended, and gets below it."""
     generator = torch.Generator().manual_seed(0)
     x, held_out = (torch.rand(1000, 2, dtype=torch.float64, generator=generator) * 2 - 1 for _ in range(2))
     net = KAN([2, 5, 1], "bspline(grid_size=3)", dtype=torch.float64)

@@ -189,8 +189,8 @@ def test_one_batch_is_memorised(name):
 
 
 def test_parameter_counts_are_the_closed_forms():
-    # in * hidden * (K + 1) + hidden for each layer; K = 5 + 3
-    assert count_parameters(make("kan_mlp_small", num_classes=10)) == 784 * 64 * 9 + 64 + 64 * 10 * 9 + 10
+    # in * hidden * (K + 1) + hidden for each layer; K = 3 + 2
+    assert count_parameters(make("kan_mlp_small", num_classes=10)) == 784 * 64 * 6 + 64 + 64 * 10 * 6 + 10
     # 9 * in * out * (K + 1) for each convolution, 2 * out for its BatchNorm, and the classifier; K = 4
     convolutions = sum(9 * i * o * 5 + 2 * o for i, o in ((1, 16), (16, 32), (32, 64)))
     assert count_parameters(make("kan_conv_small", num_classes=10)) == convolutions + 64 * 10 + 10

@@ -17,7 +17,7 @@ _POINTS = 200
 _COLUMNS = 8
 
 
-def plot_edge_functions(model: nn.Module, max_layers: int = 4, max_edges: int = 16) -> Figure | None:
+def plot_edge_functions(model: nn.Module, max_layers: int = 4, max_edges: int = 8) -> Figure | None:
     """The learned edge functions that vary most, a few for each KAN layer.
 
     Each panel is one φ_{o,i} over the basis's domain (dashed: its base branch alone; shaded: outside the grid). Edges
@@ -42,7 +42,10 @@ def plot_edge_functions(model: nn.Module, max_layers: int = 4, max_edges: int = 
     for subfigure, (name, layer), count, height in zip(
         figure.subfigures(len(layers), 1, height_ratios=rows, squeeze=False)[:, 0], layers, counts, rows, strict=True
     ):
-        subfigure.suptitle(f"{name or type(layer).__name__}: {count} of {_edges(layer)} edges, the most varied first")
+        subfigure.suptitle(
+            f"{name or type(layer).__name__}: {count} of {_edges(layer)} edges, the most varied first{_key(layer)}",
+            fontsize=9,
+        )
         axes = subfigure.subplots(height, _COLUMNS, squeeze=False).flat
         low, high = _domain(layer)
         margin = 0.15 * (high - low)
@@ -60,6 +63,11 @@ def plot_edge_functions(model: nn.Module, max_layers: int = 4, max_edges: int = 
         for axis in list(axes)[count:]:
             axis.set_axis_off()
     return figure
+
+
+def _key(layer: KANLayer) -> str:
+    """How to read the panels."""
+    return " (grey: outside the grid" + (f"; dashed: the {layer.base} branch alone)" if layer.base else ")")
 
 
 def _edges(layer: KANLayer) -> int:

@@ -30,7 +30,8 @@ class KANMLP(nn.Module):
         num_classes: Outputs; 0 leaves the features.
         hidden: Hidden widths at ``width=1``.
         width: Factor on the hidden widths (rounded), for parameter- or FLOP-matched twins.
-        layer: A layer spec, see :func:`kan_core.layers.get`.
+        layer: A layer spec, see :func:`kan_core.layers.get`. The default suits normalised pixels; on the few digits of
+            scikit-learn it validated better than finer or cubic grids.
         layer_kwargs: More arguments for the layers, such as ``{"norm": "layer"}`` for KAN layers.
         act: Activation before the layers of the linear twin.
         drop_rate: Dropout before the classifier.
@@ -51,7 +52,7 @@ class KANMLP(nn.Module):
         num_classes: int = 1000,
         hidden: tuple[int, ...] = (64,),
         width: float = 1.0,
-        layer: str = "bspline(grid_range=(-2, 2))",
+        layer: str = "bspline(grid_size=3, order=2, grid_range=(-2, 2))",
         layer_kwargs: dict[str, Any] | None = None,
         act: str = "silu",
         drop_rate: float = 0.0,
