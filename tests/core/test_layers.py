@@ -6,6 +6,7 @@ import copy
 import io
 import math
 import pickle
+import shutil
 
 import pytest
 import torch
@@ -444,6 +445,23 @@ def test_compile_fullgraph(spec, make, shape):
     layer.zero_grad()
     layer(x).sum().backward()
     torch.testing.assert_close(got, layer.weight.grad, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning")  # torch's own
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile's CPU backend needs a C++ compiler")
+@pytest.mark.parametrize("spec_text", ["bspline", "rbf"])
+@pytest.mark.parametrize("make", [linear, conv], ids=["linear", "conv"])
+def test_compile_fullgraph_to_machine_code(make, spec_text):
+    torch.compiler.reset()
+    layer = make(spec_text).float()
+    compiled = torch.compile(layer, fullgraph=True)
+    x = torch.randn(MAKE["conv"][1] if make is conv else (7, 5), requires_grad=True)
+    expected = layer(x)
+    want = torch.autograd.grad(expected.square().sum(), (x, layer.weight))
+    got = torch.autograd.grad(compiled(x).square().sum(), (x, layer.weight))
+    torch.testing.assert_close(compiled(x), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
 
 
 @every_kind

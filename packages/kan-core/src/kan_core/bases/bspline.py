@@ -29,7 +29,8 @@ class BSpline(Basis):
         edge: What an input beyond the grid sees. ``"decay"``: the functions run out, to exactly 0 (value and
             gradient) after k more intervals, as in the KAN paper. ``"clamp"``: the value at the grid's end.
             ``"linear"``: the tangent at the grid's end.
-        grid_eps: Share of the uniform grid in an updated grid: 1 keeps it uniform, 0 follows the quantiles alone.
+        grid_eps: Share of the uniform grid in an updated grid: 1 keeps it uniform, and with it the fast kernels; 0
+            follows the quantiles alone.
 
     Raises:
         KANError: For an argument out of its range.
