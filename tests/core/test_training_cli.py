@@ -199,6 +199,7 @@ def test_help_and_print_config(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 BAD = {
     "unknown option": (["--nope", "3"], "--nope"),
+    "option cut short": (["--trainer.max_epoch", "3"], "unknown option --trainer.max_epoch:"),
     "unknown option of the task": (["--model.nope", "3"], "--model.nope"),
     "unknown option of the data": (["--data.nope", "3"], "--data.nope"),
     "unknown option of the trainer": (["--trainer.nope", "3"], "--trainer.nope"),

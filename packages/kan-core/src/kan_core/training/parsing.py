@@ -78,6 +78,7 @@ class AppCLI(LightningCLI):
             parser_kwargs={
                 "default_config_files": [str(defaults)],
                 "exit_on_error": False,
+                "allow_abbrev": False,
                 "description": f"Train and test a KAN and its matched twin ({app}). The first word may be "
                 f"{', '.join(COMMANDS)}; without one: fit, then test. Results go to OUTPUT/{app}/NAME.",
             },

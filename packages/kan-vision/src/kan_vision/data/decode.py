@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from kan_core.errors import KANError
@@ -43,7 +43,9 @@ def decode(path: Path, size: tuple[int, int], mode: ColourMode) -> Tensor:
         raise KANError(f"{path}: {error}") from None
     # Pillow raises ValueError, SyntaxError or its own errors, depending on where a file is broken
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise KANError(f"{path} is not a readable image ({error}); repair or remove it") from None
+        # Pillow's text for this one names the memory that the bytes came from
+        reason = "no format is recognised" if isinstance(error, UnidentifiedImageError) else error
+        raise KANError(f"{path} is not a readable image ({reason}); repair or remove it") from None
     tensor = torch.from_numpy(array)
     return tensor.expand(3, -1, -1) if tensor.ndim == 2 and mode == "rgb" else tensor.view(-1, *size)
 
