@@ -5,7 +5,8 @@
 
 Every seed is one run of the app, as a user would start it: the epoch is chosen on validation data and the test data are
 used once. A claim needs the interval of the paired difference (Student's t, 95 %) to leave out 0; otherwise "on par".
-Times are seconds per epoch without each run's first epoch. Options that are not named here go to the app.
+Times leave out each run's first epoch. A run that is complete under --output is not repeated (remove its folder to
+repeat it), so an interrupted benchmark goes on. Options that are not named here go to the app.
 """
 
 from __future__ import annotations
@@ -27,11 +28,17 @@ RESULTS = Path(__file__).parent / "results"
 
 def run_seed(seed: int, output: Path, options: list[str]) -> dict[str, Any]:
     """The summary.json of one run."""
-    name = f"seed-{seed}"
-    code = app(["--seed_everything", str(seed), "--output", str(output), "--name", name, *options])
-    if code != 0:
-        raise SystemExit(code)
-    summary: dict[str, Any] = json.loads((output / "vision" / name / "summary.json").read_text())
+    path = output / "vision" / f"seed-{seed}" / "summary.json"
+    if path.exists():
+        print(f"seed {seed}: taken from {path}")
+    else:
+        # the seed comes last, so that it wins over the one in a --config file
+        code = app([*options, "--output", str(output), "--name", f"seed-{seed}", "--seed_everything", str(seed)])
+        if code != 0:
+            raise SystemExit(code)
+    summary: dict[str, Any] = json.loads(path.read_text())
+    if summary["seed"] != seed:
+        raise SystemExit(f"{path} is of seed {summary['seed']}, not {seed}: remove that folder")
     return summary
 
 
