@@ -50,15 +50,11 @@ def by_unfolding(conv: KANConv2d, x: torch.Tensor, padding: int = 0) -> torch.Te
 def test_equals_unfolding_and_a_linear_layer(spec, kwargs):
     conv = KANConv2d(**{"in_channels": 4, "out_channels": 8, "kernel_size": 3, "basis": spec, "dtype": F64, **kwargs})
     conv.basis_spec = spec
-    if "trainable" in spec:
-        pytest.skip("shared parameters are drawn anew by the oracle's layers")
     x = torch.randn(2, 4, 9, 8, dtype=F64)
     torch.testing.assert_close(conv(x), by_unfolding(conv, x), atol=1e-11, rtol=1e-11)
 
 
 def test_input_zeros_pads_before_the_function_and_zeros_after(spec):
-    if "trainable" in spec:
-        pytest.skip("shared parameters are drawn anew by the oracle's layers")
     conv = KANConv2d(2, 3, 3, padding=1, padding_mode="input_zeros", basis=spec, dtype=F64)
     conv.basis_spec = spec
     x = torch.randn(2, 2, 6, 5, dtype=F64)
