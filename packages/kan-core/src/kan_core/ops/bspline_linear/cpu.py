@@ -17,8 +17,8 @@ from kan_core.ops.bspline_linear._expand import make_expander
 # A chunk has the rows that the GEMM wants (it streams the weights once per chunk), a block what a vector pass wants:
 # smaller blocks pay more for starting each pass than the cache gives back. Medians at (2048, 256, 256, G 5, k 3) on an
 # idle AMD EPYC (Zen 3), two threads: forward 20.3 ms in chunks of 512 rows and blocks of 2^19, 18.5 ms in chunks of
-# 1024 and blocks of 2^20. The backward pass has two chunk buffers to keep in the cache: 40.5 ms in chunks of 512 and blocks
-# of 2^19, 52.4 ms in chunks of 2048.
+# 1024 and blocks of 2^20. The backward pass has two chunk buffers to keep in the cache: 40.5 ms in chunks of 512 and
+# blocks of 2^19, 52.4 ms in chunks of 2048.
 BLOCK_ELEMENTS = 1 << 19
 MIN_ROWS = 512
 MAX_ELEMENTS = 1 << 24  # keeps the two chunk buffers of very wide layers at 128 MiB in float32
