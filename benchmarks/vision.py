@@ -42,6 +42,13 @@ def run_seed(seed: int, output: Path, options: list[str]) -> dict[str, Any]:
     return summary
 
 
+def portable(options: list[str]) -> list[str]:
+    """The options without where data and configuration lie on this machine."""
+    local = ("--data.root", "--config")
+    pairs = zip([None, *options], options, strict=False)
+    return [word for before, word in pairs if before not in local and word not in local]
+
+
 def mean_and_spread(values: list[float]) -> dict[str, float]:
     """Mean and sample standard deviation."""
     return {"mean": statistics.mean(values), "sd": statistics.stdev(values) if len(values) > 1 else math.nan}
@@ -102,7 +109,8 @@ def main() -> None:
             "model": runs[0]["model"],
             "metric": arguments.metric,
             "seeds": arguments.seeds,
-            "options": options,
+            "config": label,
+            "options": portable(options),
             "result": rows,
             "per_seed": {"kan": kan, "twin": twin},
             "baseline": baseline,
