@@ -376,10 +376,13 @@ def test_compiled_code_follows_use_backend():
         return graph.forward
 
     forward = torch.compile(bspline_linear, fullgraph=True, backend=record)
-    forward(x, weight, lo, step, order=3, silu=True)
-    with use_backend("reference"):
+    forward(x, weight, lo, step, order=3, silu=True)  # a closed form: the compiler fuses it
+    with use_backend("cpu"):
         forward(x, weight, lo, step, order=3, silu=True)
-    assert seen == ["cpu", "reference"]
+    forward(x, weight, lo, step, order=3, edge="linear", silu=True)  # no closed form: the op stays one node
+    with use_backend("reference"):
+        forward(x, weight, lo, step, order=3, edge="linear", silu=True)
+    assert seen == ["reference", "cpu", "cpu", "reference"]
 
 
 def test_export_is_ordinary_ops():

@@ -98,7 +98,7 @@ class BSpline(Basis):
     ) -> Self:
         """A fresh copy with one row of knots for each input."""
         bound = super().bind(in_features, device, dtype)
-        bound.knots = bound.knots[:1].repeat(in_features, 1)
+        bound.knots = _column_major(bound.knots[:1].expand(in_features, -1))
         return bound
 
     def outside(self, x: Tensor) -> Tensor:
@@ -149,7 +149,7 @@ class BSpline(Basis):
         below = position.floor().long().clamp_max(self.grid_size - 1)
         grid = torch.lerp(old[:, below], old[:, below + 1], (position - below).expand(len(old), -1))
         self.grid_size = grid_size
-        self.knots = extend_grid(grid, self.order).to(self.knots.dtype)
+        self.knots = _column_major(extend_grid(grid, self.order).to(self.knots.dtype))
 
     def fit_points(self) -> Tensor:
         """K + 1 points in every interval, the grid's ends included: shape ``(points, in_features)``, float64."""
@@ -175,6 +175,11 @@ def extend_grid(grid: Tensor, order: int) -> Tensor:
     step = (grid[:, -1:] - grid[:, :1]) / (grid.shape[1] - 1)
     more = torch.arange(1, order + 1, dtype=grid.dtype, device=grid.device)
     return torch.cat([grid[:, :1] - step * more.flip(0), grid, grid[:, -1:] + step * more], dim=1)
+
+
+def _column_major(knots: Tensor) -> Tensor:
+    """The same knots with those of one number side by side in memory: compiled code then loads them as vectors."""
+    return knots.T.contiguous().T
 
 
 def _is_uniform(knots: Tensor) -> bool:

@@ -26,8 +26,14 @@ class BackendChoice(NamedTuple):
     reason: str
 
 
-def choose_backend(x: Tensor, requested: str = "auto") -> BackendChoice:
-    """The implementation for the input x; an explicit request is met or raises KANError, it never falls back."""
+def choose_backend(x: Tensor, requested: str = "auto", *, fuses: bool = False) -> BackendChoice:
+    """The implementation for the input x; an explicit request is met or raises KANError, it never falls back.
+
+    Args:
+        x: The op's input.
+        requested: The argument of the call.
+        fuses: Whether a compiler makes one pass of the reference's elementwise part.
+    """
     name, source = requested, "the argument backend"
     if name == "auto" and _in_context is not None:
         name, source = _in_context, "use_backend"
@@ -36,13 +42,15 @@ def choose_backend(x: Tensor, requested: str = "auto") -> BackendChoice:
     if name not in BACKENDS:
         raise KANError(f"{source} is {name!r}; choose one of {', '.join(BACKENDS)}")
     if name == "auto":
-        return _automatic(x)
+        return _automatic(x, fuses)
     if name == "cpu" and x.device.type != "cpu":
         raise KANError(f"{source} is 'cpu', but the input is on {x.device.type}; move it, or use backend='auto'")
     return BackendChoice(name, f"requested by {source}")
 
 
-def _automatic(x: Tensor) -> BackendChoice:
+def _automatic(x: Tensor, fuses: bool) -> BackendChoice:
+    if fuses and torch.compiler.is_dynamo_compiling():
+        return BackendChoice("reference", "compiling: one fused pass, then the matrix product, beats any opaque kernel")
     # Dynamo (torch 2.11) takes is_exporting() for true in every torch.compile. Strict exports, which go through
     # it too, therefore keep the registered op as one node.
     if torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling():

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import register_flop_formula
 from kan_core.errors import KANError
 from kan_core.ops._dispatch import choose_backend
 from kan_core.ops.bspline_linear import cpu
-from kan_core.ops.bspline_linear.reference import EDGES, bspline_linear_reference
+from kan_core.ops.bspline_linear.reference import EDGES, bspline_linear_reference, has_closed_form
 
 
 def bspline_linear(
@@ -49,7 +49,7 @@ def bspline_linear(
         KANError: Shapes, dtypes or devices that do not fit together, an unknown edge policy or backend, or a backend
             that x rules out.
     """
-    choice = choose_backend(x, backend).name
+    choice = choose_backend(x, backend, fuses=has_closed_form(order, edge)).name
     _check(x, weight, lo, step, order, edge, silu)
     kind = x.device.type
     # Registered for autocast, an op gets all its arguments cast, coefficients too; here it only decides the dtype of y.
