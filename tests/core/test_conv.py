@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from kan_core import KANConv1d, KANConv2d, KANConv3d, KANError, KANLinear
+from kan_core.bases import Sine
 
 F64 = torch.float64
 
@@ -25,6 +28,9 @@ def by_unfolding(conv: KANConv2d, x: torch.Tensor, padding: int = 0) -> torch.Te
         layer = KANLinear(patches.shape[2], weight.shape[0], conv.basis_spec, bias=False, dtype=x.dtype)
         with torch.no_grad():
             layer.weight.copy_(weight.flatten(2).permute(1, 2, 0))
+            if isinstance(conv.basis, Sine):  # whose functions differ from channel to channel
+                channels = slice(index * conv.in_channels // g, (index + 1) * conv.in_channels // g)
+                layer.basis.phases.copy_(conv.basis.phases[channels].repeat_interleave(math.prod(kernel), 0))
         outputs.append(layer(patches[:, index].transpose(1, 2)).transpose(1, 2))
     y = torch.cat(outputs, 1) + (0 if conv.bias is None else conv.bias[:, None])
     size = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal, Self, get_args
 
 import torch
@@ -9,9 +10,12 @@ from torch import Tensor
 
 from kan_core.bases._base import REGISTRY, Basis, check_at_least, check_interval
 from kan_core.errors import KANError
-from kan_core.ops.bspline_linear.reference import bspline_planes
+from kan_core.ops._dispatch import choose_backend
+from kan_core.ops.bspline_linear.matrix import interval_matrices, interval_planes, matrix_planes, power_matrix
+from kan_core.ops.bspline_linear.reference import bspline_planes, has_closed_form
 
 Edge = Literal["decay", "clamp", "linear"]
+Evaluator = Literal["auto", "recursion", "matrix"]
 
 
 @REGISTRY.register("bspline")
@@ -19,8 +23,15 @@ class BSpline(Basis):
     r"""B-splines of degree `order` on `grid_size` intervals: K = grid_size + order functions.
 
     The knots of an input are t_0 … t_{G+2k}: the grid and k more on either side. On a uniform grid the functions are
-    shifted copies of the cardinal B-spline and a closed form evaluates them; after a data-adaptive
-    :meth:`update_grid` each input has its own, uneven knots and the Cox-de Boor recursion does.
+    shifted copies of the cardinal B-spline; after a data-adaptive :meth:`update_grid` each input has its own, uneven
+    knots. `evaluator` says how values are computed, never what they are.
+
+    Equation: φ_i(x) = B_{i,k}(x), B_{i,p} = (x − t_i)/(t_{i+p} − t_i) B_{i,p−1} + (t_{i+p+1} − x)/(t_{i+p+1} − t_{i+1})
+    B_{i+1,p−1}, B_{i,0} = 1 on [t_i, t_{i+1})
+
+    Reference: KAN (2404.19756), section 2.2; in matrix form MatrixKAN (2502.07176).
+
+    Avoids: MatrixKAN's reference assumes even knots after an adaptive update, with errors above 2 in function values.
 
     Args:
         grid_size: Number of intervals G.
@@ -31,6 +42,10 @@ class BSpline(Basis):
             ``"linear"``: the tangent at the grid's end.
         grid_eps: Share of the uniform grid in an updated grid: 1 keeps it uniform, and with it the fast kernels; 0
             follows the quantiles alone.
+        evaluator: ``"auto"``: the layers' fused kernels on a uniform grid, and where planes are needed the matrix form
+            or, when a compiler fuses it, a closed form; the Cox-de Boor recursion on uneven knots. ``"recursion"``:
+            Cox-de Boor always. ``"matrix"``: powers of the position in the interval times a constant matrix, one for
+            each interval of uneven knots: the fastest planes at high degree.
 
     Raises:
         KANError: For an argument out of its range.
@@ -45,6 +60,7 @@ class BSpline(Basis):
         grid_range: tuple[float, float] = (-1.0, 1.0),
         edge: Edge = "decay",
         grid_eps: float = 0.02,
+        evaluator: Evaluator = "auto",
     ) -> None:
         super().__init__()
         self.grid_size = check_at_least("grid_size", grid_size, 1)
@@ -54,12 +70,18 @@ class BSpline(Basis):
             raise KANError(f"edge must be one of {', '.join(get_args(Edge))}, got {edge!r}")
         if not 0 <= grid_eps <= 1:
             raise KANError(f"grid_eps must lie in [0, 1], got {grid_eps!r}")
+        if evaluator not in get_args(Evaluator):
+            raise KANError(f"evaluator must be one of {', '.join(get_args(Evaluator))}, got {evaluator!r}")
         self.edge: Edge = edge
         self.grid_eps = grid_eps
+        self.evaluator: Evaluator = evaluator
         self.uniform = True
         grid = torch.linspace(low, high, grid_size + 1, dtype=torch.float64)
         self.knots: Tensor  # (in_features, G + 2k + 1); a prototype has one row for all
         self.register_buffer("knots", extend_grid(grid[None], order))
+        self.matrices: Tensor | None  # what they are follows from the knots
+        self.register_buffer("matrices", None, persistent=False)
+        self._update_matrices()
 
     @property
     def num_functions(self) -> int:  # type: ignore[override]
@@ -68,8 +90,18 @@ class BSpline(Basis):
 
     @property
     def flops_per_input(self) -> int:
-        """The closed form: (k+1)/2 truncated powers of degree k for each function."""
-        return self.num_functions * ((self.order + 2) // 2) * (self.order + 2)
+        """Of the evaluator in use; the matrix form's product on a uniform grid is counted as a matrix product."""
+        degree = self.order
+        if self.evaluator == "matrix":
+            return 4 + degree if self.uniform else 3 + 2 * degree * (degree + 1)
+        if self.fused:  # the closed form: (k+1)/2 truncated powers of degree k for each function
+            return self.num_functions * ((degree + 2) // 2) * (degree + 2)
+        return sum(9 * (self.num_functions + degree - p) for p in range(1, degree + 1))
+
+    @property
+    def fused(self) -> bool:
+        """Whether a layer may compute itself by the fused op for uniform grids."""
+        return self.uniform and self.evaluator == "auto"
 
     @property
     def grid(self) -> Tensor:
@@ -88,10 +120,15 @@ class BSpline(Basis):
 
     def planes(self, x: Tensor) -> Tensor:
         """All functions at all inputs: ``(..., in_features) -> (..., K, in_features)``."""
-        if self.uniform:
-            low, step = self.low.to(x.dtype), self.step.to(x.dtype)
+        if self.matrices is None:
+            return _recursion_planes(x, self.knots.to(x.dtype), self.order, self.edge)
+        if not self.uniform:
+            return interval_planes(x, self.knots.to(x.dtype), self.matrices.to(x.dtype), self.edge)
+        low, step = self.low.to(x.dtype), self.step.to(x.dtype)
+        fuses = has_closed_form(self.order, self.edge)
+        if self.evaluator == "auto" and choose_backend(x, fuses=fuses).name == "reference":
             return bspline_planes(x, low, step, self.num_functions, self.order, self.edge)
-        return _uneven_planes(x, self.knots.to(x.dtype), self.order, self.edge)
+        return matrix_planes(x, low, step, self.matrices.to(x.dtype), self.num_functions, self.edge)
 
     def bind(
         self, in_features: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
@@ -99,6 +136,7 @@ class BSpline(Basis):
         """A fresh copy with one row of knots for each input."""
         bound = super().bind(in_features, device, dtype)
         bound.knots = _column_major(bound.knots[:1].expand(in_features, -1))
+        bound._update_matrices()
         return bound
 
     def outside(self, x: Tensor) -> Tensor:
@@ -139,6 +177,7 @@ class BSpline(Basis):
         knots = torch.where(usable[:, None], extend_grid(grid, self.order), self.knots.double())
         self.knots.copy_(knots)
         self.uniform = _is_uniform(self.knots)
+        self._update_matrices()
 
     @torch.no_grad()
     def refine(self, grid_size: int) -> None:
@@ -150,6 +189,7 @@ class BSpline(Basis):
         grid = torch.lerp(old[:, below], old[:, below + 1], (position - below).expand(len(old), -1))
         self.grid_size = grid_size
         self.knots = _column_major(extend_grid(grid, self.order).to(self.knots.dtype))
+        self._update_matrices()
 
     def fit_points(self) -> Tensor:
         """K + 1 points in every interval, the grid's ends included: shape ``(points, in_features)``, float64."""
@@ -163,11 +203,25 @@ class BSpline(Basis):
         super()._load_from_state_dict(state_dict, prefix, *args)
         if not self.knots.is_meta:
             self.uniform = _is_uniform(self.knots)
+        self._update_matrices()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._update_matrices()  # made again, not cast: a module that becomes float64 is exact to float64
+        return self
+
+    def _update_matrices(self) -> None:
+        self.matrices = None
+        if self.evaluator == "matrix" or (self.evaluator == "auto" and self.uniform):
+            dtype = torch.promote_types(self.knots.dtype, torch.float32)
+            psi = power_matrix(self.order) if self.uniform else interval_matrices(self.knots, self.order)
+            self.matrices = torch.as_tensor(psi, dtype=dtype, device=self.knots.device)
 
     def extra_repr(self) -> str:
         """The arguments, for ``repr``."""
         ends = f"({self.knots[:, self.order].min():.4g}, {self.knots[:, -1 - self.order].max():.4g})"
-        return f"grid_size={self.grid_size}, order={self.order}, grid_range={ends}, edge={self.edge!r}"
+        evaluator = "" if self.evaluator == "auto" else f", evaluator={self.evaluator!r}"
+        return f"grid_size={self.grid_size}, order={self.order}, grid_range={ends}, edge={self.edge!r}{evaluator}"
 
 
 def extend_grid(grid: Tensor, order: int) -> Tensor:
@@ -193,25 +247,31 @@ def _is_uniform(knots: Tensor) -> bool:
     return bool((gaps - gaps.mean(dim=1, keepdim=True)).abs().le(rounding).all())
 
 
-def _uneven_planes(x: Tensor, knots: Tensor, order: int, edge: Edge) -> Tensor:
+def _recursion_planes(x: Tensor, knots: Tensor, order: int, edge: Edge) -> Tensor:
     """Cox-de Boor on each input's own knots: ``(..., in) -> (..., K, in)``, with the edge policies of `BSpline`."""
     t = knots.T  # (G + 2k + 1, in)
     low, high = t[order], t[-1 - order]
     inside = x.clamp(low, high)
     if edge == "clamp":
-        return _cox_de_boor(inside, t, order)
+        return _cox_de_boor(inside, t, order, order)
     if edge == "linear":
-        return _cox_de_boor(inside, t, order) + (x - inside).unsqueeze(-2) * _derivative(inside, t, order)
+        return _cox_de_boor(inside, t, order, order) + (x - inside).unsqueeze(-2) * _derivative(inside, t, order)
     # Beyond the extended grid everything is 0; the clamp keeps infinities out of 0 * inf and lets NaN through.
     width = high - low
-    return _cox_de_boor(x.clamp(t[0] - width, t[-1] + width), t, order)
+    return _cox_de_boor(x.clamp(t[0] - width, t[-1] + width), t, order, order)
 
 
-def _cox_de_boor(x: Tensor, t: Tensor, order: int) -> Tensor:
-    """B_{i,p} = (x − t_i)/(t_{i+p} − t_i) B_{i,p−1} + (t_{i+p+1} − x)/(t_{i+p+1} − t_{i+1}) B_{i+1,p−1}."""
+def _cox_de_boor(x: Tensor, t: Tensor, degree: int, order: int) -> Tensor:
+    """B_{i,p} = (x − t_i)/(t_{i+p} − t_i) B_{i,p−1} + (t_{i+p+1} − x)/(t_{i+p+1} − t_{i+1}) B_{i+1,p−1}, p = degree.
+
+    The grid ends `order` knots before the last one, and its right end belongs to its last cell.
+    """
+    at = torch.where(x == t[-1 - order], t[-2 - order], x).unsqueeze(-2)
     x = x.unsqueeze(-2)
-    b = ((x >= t[:-1]) & (x < t[1:])).to(t.dtype)
-    for p in range(1, order + 1):
+    b = ((at >= t[:-1]) & (at < t[1:])).to(t.dtype)
+    if degree == 0:
+        return b + x * 0  # a constant, too, is a function of x: NaN must come through, and a gradient exist
+    for p in range(1, degree + 1):
         rising = (x - t[: -p - 1]) / (t[p:-1] - t[: -p - 1]) * b[..., :-1, :]
         falling = (t[p + 1 :] - x) / (t[p + 1 :] - t[1:-p]) * b[..., 1:, :]
         b = rising + falling
@@ -222,6 +282,6 @@ def _derivative(x: Tensor, t: Tensor, order: int) -> Tensor:
     """B'_i = k/(t_{i+k} − t_i) B_{i,k−1} − k/(t_{i+k+1} − t_{i+1}) B_{i+1,k−1}; x is held constant."""
     if order == 0:
         return torch.zeros((), dtype=t.dtype, device=t.device)
-    lower = _cox_de_boor(x.detach(), t, order - 1)
+    lower = _cox_de_boor(x.detach(), t, order - 1, order)
     scaled = lower * (order / (t[order:] - t[:-order]))
     return scaled[..., :-1, :] - scaled[..., 1:, :]

@@ -54,6 +54,12 @@ class GaussianRBF(_Radial):
     Inside the range they sum to √π (ripple 1e-4) when h is the spacing, so they are a smooth stand-in for cubic
     B-splines. They have no adaptive grid: normalise the inputs instead (``norm="layer"``, as FastKAN does).
 
+    Equation: φ_k(x) = exp(−((x − g_k)/h)²)
+
+    Reference: FastKAN (2405.06721).
+
+    Avoids: the reference's LayerNorm makes a single input feature 0; our layers leave one feature as it is.
+
     Args:
         num_centers: K, at least 2.
         grid_range: First and last centre.
@@ -79,8 +85,13 @@ class RSWAF(_Radial):
     r"""Reflectional switch activations φ_g(x) = 1 − tanh²((x − g)/h) on evenly spaced centres g.
 
     With h equal to the spacing they sum to 2 inside the range (ripple 0.6 %). FasterKAN uses ``num_centers=8,
-    grid_range=(-1.2, 0.2), width=2`` after a LayerNorm, without a base branch. Its own backward forgets 1/h in the
-    forward, so its gradients are wrong; here autograd differentiates the equation above.
+    grid_range=(-1.2, 0.2), width=2`` after a LayerNorm, without a base branch.
+
+    Equation: φ_k(x) = 1 − tanh²((x − g_k)/h)
+
+    Reference: FasterKAN (repository AthanasiosDelis/faster-kan).
+
+    Avoids: the reference's own backward has a factor 1/h that its forward lacks, so its gradients are wrong.
 
     Args:
         num_centers: K, at least 2.

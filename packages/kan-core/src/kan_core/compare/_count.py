@@ -12,20 +12,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from kan_core.errors import KANError
-from kan_core.layers import KANLayer
+from kan_core.layers._common import ACTIVATION_FLOPS
 from kan_core.ops import use_backend
-
-ACTIVATION_FLOPS = {
-    "zero": 0,
-    "identity": 0,
-    "relu": 1,
-    "relu2": 2,
-    "sigmoid": 4,
-    "silu": 5,
-    "tanh": 6,
-    "gelu": 14,
-}
-"""FLOPs per element that a comparison charges for an activation (arXiv 2407.16674)."""
 
 BATCH_NORM_FLOPS = 4  # the same source
 LAYER_NORM_FLOPS = 7  # sum, centre, square, sum of squares, divide, scale, shift
@@ -45,13 +33,15 @@ def count_flops(model: nn.Module, sample: Tensor) -> int:
     """FLOPs of one forward of `sample` through `model`, in evaluation mode; divide by the batch size for one sample.
 
     A multiply-add is 2. Counted are matrix products, convolutions and attention (biases are not), the activations of
-    `ACTIVATION_FLOPS`, batch, layer and group normalisation, and for every KAN layer the evaluation of its basis and
-    base activation, once per scalar input. Other elementwise work (sums, pooling, softmax) is not. The result does not
-    depend on the kernel backend, on the device or on the training mode, and `model` is left as it was.
+    `ACTIVATION_FLOPS`, batch, layer and group normalisation, and for every KAN layer what it says of itself
+    (``elementwise_flops``: its basis and base activation, once per scalar input). Other elementwise work (sums,
+    pooling, softmax) is not. The result does not depend on the kernel backend, on the device or on the training mode,
+    and `model` is left as it was.
 
     Args:
         model: Any module that takes one tensor.
-        sample: Input with its batch dimension; the count is proportional to the batch size.
+        sample: Input with its batch dimension; the count is proportional to the batch size, but for what a layer
+            computes from its weights alone.
     """
     kan_layers = _KANLayers()
     counter = FlopCounterMode(display=False, custom_mapping=_elementwise_formulas(kan_layers))
@@ -88,7 +78,7 @@ class _KANLayers:
     @contextlib.contextmanager
     def watch(self, model: nn.Module) -> Iterator[None]:
         handles = []
-        for layer in (m for m in model.modules() if isinstance(m, KANLayer)):
+        for layer in (m for m in model.modules() if hasattr(m, "elementwise_flops")):
             handles += [layer.register_forward_pre_hook(self._enter), layer.register_forward_hook(self._leave)]
         try:
             yield
@@ -98,7 +88,7 @@ class _KANLayers:
 
     def _enter(self, layer: Any, inputs: tuple[Tensor, ...]) -> None:
         self.depth += 1
-        self.flops += inputs[0].numel() * (layer.basis.flops_per_input + activation_flops(layer.base))
+        self.flops += layer.elementwise_flops(inputs[0].numel())
 
     def _leave(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         self.depth -= 1
@@ -117,7 +107,7 @@ def _elementwise_formulas(kan_layers: _KANLayers) -> dict[Any, Callable[..., int
     aten = torch.ops.aten
     formulas = {
         getattr(aten, name + suffix): per_element(ACTIVATION_FLOPS[name], inside_kan_layers=False)
-        for name in ("relu", "sigmoid", "silu", "tanh", "gelu")
+        for name in ("relu", "sigmoid", "silu", "elu", "tanh", "gelu")
         for suffix in ("", "_")
     }
     batch_norms = (aten.native_batch_norm, aten.cudnn_batch_norm, aten._native_batch_norm_legit_no_training)

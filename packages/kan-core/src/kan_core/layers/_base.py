@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,14 +14,15 @@ from torch.utils.checkpoint import checkpoint
 from kan_core import bases
 from kan_core.bases import Basis
 from kan_core.errors import KANError
-
-Norm = Literal["layer", "batch"]
+from kan_core.layers._common import ACTIVATION_FLOPS, at_least_float32, check_edge
+from kan_core.layers._norm import Norm, make_norm
 
 BASE_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
     "identity": lambda x: x,
     "relu": F.relu,
     "gelu": F.gelu,
+    "elu": F.elu,
     "tanh": torch.tanh,
 }
 
@@ -69,7 +69,7 @@ class KANLayer(nn.Module):
         self.base = base
         self.init_scale = init_scale
         self.basis = bases.get(basis).bind(in_features, device=device, dtype=dtype)
-        self.norm = _make_norm(norm, in_features, device, dtype)
+        self.norm = make_norm(norm, in_features, device, dtype)
         shape = weight_shape(self.basis.num_functions + (base is not None))
         self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
         self.scale: nn.Parameter | None = None
@@ -133,7 +133,7 @@ class KANLayer(nn.Module):
 
     def _planes(self, z: Tensor) -> Tensor:
         """The basis, evaluated in at least float32: differences of nearby knots do not survive half precision."""
-        return self.basis.planes(z.float() if z.dtype in (torch.float16, torch.bfloat16) else z)
+        return self.basis.planes(at_least_float32(z))
 
     def _normalised(self, x: Tensor) -> Tensor:
         return x if self.norm is None else self.norm(x)
@@ -156,6 +156,10 @@ class KANLayer(nn.Module):
         coefficients, base = self._split(self.weight, self.plane_dim)
         scaled = coefficients * self.scale
         return scaled if base is None else torch.cat([scaled, base], dim=self.plane_dim)
+
+    def elementwise_flops(self, numel: int) -> int:
+        """Operations outside matrix products for an input of `numel` numbers: the basis and b(x), once per number."""
+        return numel * (self.basis.flops_per_input + ACTIVATION_FLOPS[self.base or "zero"])
 
     # Reading edges ----------------------------------------------------------------------------------------------
 
@@ -184,8 +188,7 @@ class KANLayer(nn.Module):
             KANError: When there is no such edge.
         """
         edges, inputs = self.coefficients.shape[:2]
-        if not (0 <= output < edges and 0 <= input < inputs):
-            raise KANError(f"edge ({output}, {input}) does not exist: the layer has {edges} x {inputs} edges")
+        check_edge(output, input, edges, inputs)
 
         def phi(x: Tensor) -> Tensor:
             everywhere = x.unsqueeze(-1).expand(*x.shape, inputs)
@@ -309,26 +312,6 @@ class KANLayer(nn.Module):
         l1 = magnitudes.sum()
         p = magnitudes / l1.clamp_min(tiny)
         return l1, -(p * p.clamp_min(tiny).log()).sum()
-
-
-def _make_norm(
-    norm: str | None, features: int, device: torch.device | str | None, dtype: torch.dtype | None
-) -> nn.Module | None:
-    if norm is None:
-        return None
-    if norm == "layer":
-        # a LayerNorm over one feature is constant zero, so one feature stays as it is
-        return nn.LayerNorm(features, device=device, dtype=dtype) if features > 1 else None
-    if norm == "batch":
-        return _LastDimBatchNorm(features, device=device, dtype=dtype)
-    raise KANError(f"norm must be None, 'layer' or 'batch', got {norm!r}")
-
-
-class _LastDimBatchNorm(nn.BatchNorm1d):
-    """Batch normalisation of the last dimension, whatever stands before it."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        return super().forward(input.reshape(-1, self.num_features)).view(input.shape)
 
 
 def kan_layers(model: nn.Module) -> Sequence[tuple[str, KANLayer]]:

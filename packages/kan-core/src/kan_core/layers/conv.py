@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from kan_core.bases import Basis
 from kan_core.errors import KANError
-from kan_core.layers._base import KANLayer, Norm
+from kan_core.layers._base import KANLayer
+from kan_core.layers._norm import Norm
 
 PaddingMode = Literal["zeros", "input_zeros", "reflect", "replicate", "circular"]
 

@@ -7,7 +7,9 @@ from torch import Tensor
 
 from kan_core.bases import Basis, BSpline
 from kan_core.errors import KANError
-from kan_core.layers._base import KANLayer, Norm
+from kan_core.layers._base import KANLayer
+from kan_core.layers._common import check_input, check_sizes, matmul
+from kan_core.layers._norm import Norm
 from kan_core.ops import bspline_linear
 
 
@@ -21,7 +23,8 @@ class KANLinear(KANLayer):
         in_features: Size of each input sample.
         out_features: Size of each output sample.
         basis: A :class:`~kan_core.bases.Basis` or a spec such as ``"bspline(grid_size=8)"``.
-        base: The base branch's function b: ``"silu"``, ``"identity"``, ``"relu"``, ``"gelu"``, ``"tanh"``, or None.
+        base: The base branch's function b: ``"silu"``, ``"identity"``, ``"relu"``, ``"gelu"``, ``"elu"``, ``"tanh"``,
+            or None.
         norm: Normalise the basis's input (the base branch sees x itself): ``"layer"`` over the features, ``"batch"``
             over the samples, or None.
         bias: Add one constant per output.
@@ -63,8 +66,7 @@ class KANLinear(KANLayer):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        if in_features < 1 or out_features < 1:
-            raise KANError(f"in_features and out_features must be at least 1, got {in_features} and {out_features}")
+        check_sizes(in_features, out_features)
         super().__init__(
             in_features,
             out_features,
@@ -102,19 +104,18 @@ class KANLinear(KANLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(..., in_features)`` to ``(..., out_features)``."""
-        if x.shape[-1:] != (self.in_features,):
-            raise KANError(f"expected an input of shape (..., {self.in_features}), got {tuple(x.shape)}")
+        check_input(x, self.in_features)
         weight = self.effective_weight()
-        if isinstance(self.basis, BSpline) and self.basis.uniform:
+        if isinstance(self.basis, BSpline) and self.basis.fused:
             y = self._bspline(x, weight, self.basis)
         else:
             if self.backend not in ("auto", "reference"):
                 raise KANError(f"backend {self.backend!r} computes uniform B-splines only, not {self.basis!r}")
             coefficients, base = self._split(weight)
             features = self._planes(self._normalised(x)).flatten(-2)
-            y = _matmul(features, coefficients.flatten(0, 1))
+            y = matmul(features, coefficients.flatten(0, 1))
             if base is not None:
-                y = y + _matmul(self._base(x), base[0])
+                y = y + matmul(self._base(x), base[0])
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
     def _bspline(self, x: Tensor, weight: Tensor, basis: BSpline) -> Tensor:
@@ -131,7 +132,7 @@ class KANLinear(KANLayer):
             silu=fused and self.base is not None,
             backend=self.backend,
         )
-        return y if base is None else y + _matmul(self._base(x), base[0])
+        return y if base is None else y + matmul(self._base(x), base[0])
 
     def extra_repr(self) -> str:
         """The arguments, for ``repr``."""
@@ -139,8 +140,3 @@ class KANLinear(KANLayer):
             f"in_features={self.in_features}, out_features={self.out_features}, base={self.base!r}, "
             f"bias={self.bias is not None}"
         )
-
-
-def _matmul(features: Tensor, weight: Tensor) -> Tensor:
-    """The product in the weight's precision, or in autocast's where that is on."""
-    return features.to(weight.dtype) @ weight

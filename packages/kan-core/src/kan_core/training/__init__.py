@@ -1,4 +1,4 @@
-"""Lightning glue shared by every domain package: the task base class, callbacks, the command line and its run folder.
+"""Training: function fitting, and the Lightning glue of every domain package (task, callbacks, command line, reports).
 
 Needs the extra: ``pip install "kan-core[lightning]"``. ``import kan_core`` does not import this package.
 """
@@ -17,11 +17,14 @@ except ModuleNotFoundError as error:
 from kan_core.training.callbacks import GridUpdate, OutsideGrid, Regularization
 from kan_core.training.cli import run
 from kan_core.training.files import atomic_write
+from kan_core.training.fit import FitRecord, FitResult, fit
 from kan_core.training.optim import adamw_cosine, parameter_groups
 from kan_core.training.paths import data_root
 from kan_core.training.task import Task
 
 __all__ = [
+    "FitRecord",
+    "FitResult",
     "GridUpdate",
     "OutsideGrid",
     "Regularization",
@@ -29,6 +32,7 @@ __all__ = [
     "adamw_cosine",
     "atomic_write",
     "data_root",
+    "fit",
     "parameter_groups",
     "run",
 ]

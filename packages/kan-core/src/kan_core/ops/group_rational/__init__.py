@@ -1,0 +1,5 @@
+"""The group-rational activation F = P/Q, one set of coefficients per group of features: its definition."""
+
+from kan_core.ops.group_rational.reference import DENOMINATORS, group_rational_reference, magnitude
+
+__all__ = ["DENOMINATORS", "group_rational_reference", "magnitude"]
