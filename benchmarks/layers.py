@@ -1,7 +1,9 @@
-"""Speed and peak memory of the B-spline KAN layer on the CPU, next to the bare GEMM and to other layers.
+"""Speed and peak memory of KAN layers on the CPU, next to the bare GEMM and to other layers.
 
-    uv run benchmarks/layers.py                  # all shapes
+    uv run benchmarks/layers.py                                # the B-spline layer in all shapes
     uv run benchmarks/layers.py --shapes 0 --repeats 30
+    uv run benchmarks/layers.py --families                     # every registered layer at 256 -> 256
+    uv run benchmarks/layers.py --families rbf gr-kan
 
 A shape is (batch, in, out, G, k); P = G + k + 1 planes, the last one the SiLU base branch. All layers have the same
 input, in float32, and every one is timed with the gradients of its input and of its parameters:
@@ -11,6 +13,11 @@ input, in float32, and every one is timed with the gradients of its input and of
 - Cox-de Boor: a textbook layer, the recursion in plain autograd, basis index fastest (layout of efficient-kan)
 - RBF: our KANLinear with as many Gaussians as the spline has functions
 - Linear: `nn.Linear(in, P out)`: equal parameters (up to the bias) and FLOPs at the same batch, hence a wider output
+
+With --families, every layer that `kan_core.layers.names()` lists, as its name alone makes it, is timed in alternation
+with the GEMM of the floating-point operations of its own matrix products (batch, c) @ (c, out), where c is in x planes
+for a basis, and with an `nn.Linear` of equal parameters. Layers with parameters inside every edge's function have no
+matrix product; theirs is the GEMM (batch, in) @ (in, out).
 
 Times are medians; ratios are medians of the ratios within one repetition. Memory is input + parameters + the peak of
 what forward + backward allocates (see `_timing.peak_allocated`); for the GEMM, A is the input.
@@ -27,11 +34,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from _timing import alternate, forward_backward, machine, median_ratio, peak_allocated, write_json
-from kan_core import KANLinear
+from kan_core import KANLinear, layers
+from kan_core.compare import count_parameters
+from kan_core.ops import use_backend
 
 SHAPES = [(2048, 256, 256, 5, 3), (4096, 1024, 1024, 5, 3), (65536, 64, 64, 5, 3), (2048, 256, 256, 20, 3)]
+FAMILY_SHAPE = (2048, 256, 256)
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -96,11 +107,17 @@ def contenders(shape: tuple[int, ...]) -> dict[str, tuple[Callable[[Tensor], Ten
 
 def measure(shape: tuple[int, ...], repeats: int) -> list[dict[str, Any]]:
     """One row per contender."""
-    layers = contenders(shape)
-    calls = {name: forward_backward(*arguments) for name, arguments in layers.items()}
+    return measure_all(contenders(shape), repeats)
+
+
+def measure_all(
+    contenders: dict[str, tuple[Callable[[Tensor], Tensor], Tensor, Tensor]], repeats: int
+) -> list[dict[str, Any]]:
+    """One row per contender, with ratios to the one called "gemm"."""
+    calls = {name: forward_backward(*arguments) for name, arguments in contenders.items()}
     times = alternate(calls, repeats)
     rows = []
-    for name, (layer, x, _) in layers.items():
+    for name, (layer, x, _) in contenders.items():
         assert isinstance(layer, nn.Module)
         parameters = sum(p.nbytes for p in layer.parameters())
         for tensor in (x, *layer.parameters()):
@@ -118,6 +135,62 @@ def measure(shape: tuple[int, ...], repeats: int) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def gemm_columns(layer: nn.Module, x: Tensor, outputs: int) -> int:
+    """Columns c of the product (batch, c) @ (c, out) with the FLOPs of the layer's own matrix products."""
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), use_backend("reference"), counter:
+        layer(x[:64].detach())
+    return round(counter.get_total_flops() / (2 * 64 * outputs)) or x.shape[1]
+
+
+def measure_family(name: str, repeats: int) -> dict[str, Any]:
+    """The layer called `name`, beside the GEMM of its own shape and nn.Linear of its own parameters."""
+    batch, d_in, d_out = FAMILY_SHAPE
+    torch.manual_seed(0)
+    layer = layers.get(name)(d_in, d_out)
+    x = (2 * torch.rand(batch, d_in) - 1).requires_grad_()
+    columns = gemm_columns(layer, x, d_out)
+    wide = max(1, round(count_parameters(layer) / (d_in + 1)))
+    rows = measure_all(
+        {
+            "gemm": (Gemm(columns, d_out), torch.rand(batch, columns).requires_grad_(), torch.randn(batch, d_out)),
+            name: (layer, x, torch.randn(batch, d_out)),
+            "linear": (nn.Linear(d_in, wide), x, torch.randn(batch, wide)),
+        },
+        repeats,
+    )
+    gemm, family, linear = rows
+    return {
+        **family,
+        "gemm_columns": columns,
+        "linear_outputs": wide,
+        "memory_ratio": family["memory_mib"] / gemm["memory_mib"],
+        "linear_forward_ratio": family["forward_ms"] / linear["forward_ms"],
+        "linear_forward_backward_ratio": family["forward_backward_ms"] / linear["forward_backward_ms"],
+        "linear_memory_ratio": family["memory_mib"] / linear["memory_mib"],
+    }
+
+
+def run_families(names: list[str], repeats: int, out: Path) -> None:
+    print("batch {}, {} -> {}; ratios to the GEMM of the layer's own shape".format(*FAMILY_SHAPE), end="")
+    print(", and to nn.Linear of as many parameters\n")
+    print("layer".ljust(14) + "c/in  fwd ms  fwd+bwd   | gemm: fwd fwd+bwd memory | linear: fwd fwd+bwd memory")
+    rows = []
+    for name in names:
+        row = measure_family(name, repeats)
+        rows.append(row)
+        print(
+            f"{name:13}{row['gemm_columns'] / FAMILY_SHAPE[1]:5.2f}{row['forward_ms']:8.2f}"
+            f"{row['forward_backward_ms']:9.2f}   |{row['forward_ratio']:10.2f}{row['forward_backward_ratio']:8.2f}"
+            f"{row['memory_ratio']:7.2f} |{row['linear_forward_ratio']:12.2f}"
+            f"{row['linear_forward_backward_ratio']:8.2f}{row['linear_memory_ratio']:7.2f}",
+            flush=True,
+        )
+    shape = dict(zip(("batch", "in", "out"), FAMILY_SHAPE, strict=True))
+    write_json(out, {"machine": machine(), "repeats": repeats, "shape": shape, "families": rows})
+    print(f"\nwritten to {out}")
 
 
 def show(shape: tuple[int, ...], rows: list[dict[str, Any]]) -> None:
@@ -141,17 +214,23 @@ def main() -> None:
     )
     parser.add_argument("--repeats", type=int, default=10, help="repetitions of every contender (default: 10)")
     parser.add_argument(
-        "--out", type=Path, default=RESULTS / "layers-cpu.json", help="result file (default: %(default)s)"
+        "--families", nargs="*", metavar="NAME", help="measure these registered layers, or all without a name"
     )
+    parser.add_argument("--out", type=Path, help="result file (default: benchmarks/results/...-cpu.json)")
     arguments = parser.parse_args()
+    if arguments.families is not None:
+        names = arguments.families or [name for name in layers.names() if name != "linear"]
+        run_families(names, arguments.repeats, arguments.out or RESULTS / "layers-families-cpu.json")
+        return
+    out = arguments.out or RESULTS / "layers-cpu.json"
     results = []
     for index in arguments.shapes:
         rows = measure(SHAPES[index], arguments.repeats)
         show(SHAPES[index], rows)
         shape = dict(zip(("batch", "in", "out", "grid_size", "order"), SHAPES[index], strict=True))
         results.append({"shape": shape, "layers": rows})
-    write_json(arguments.out, {"machine": machine(), "repeats": arguments.repeats, "results": results})
-    print(f"\nwritten to {arguments.out}")
+    write_json(out, {"machine": machine(), "repeats": arguments.repeats, "results": results})
+    print(f"\nwritten to {out}")
 
 
 if __name__ == "__main__":
