@@ -36,8 +36,9 @@ class _Radial(Basis):
                 self.register_buffer(name, value)
 
     def _scaled(self, x: Tensor) -> Tensor:
-        """(x − g) / h for every centre: ``(..., K, in)``."""
-        return (x.unsqueeze(-2) - self.centers[:, None].to(x.dtype)) * self.inverse_width.to(x.dtype)
+        """(x − g) / h for every centre: ``(..., K, in)``, in one pass over that many numbers."""
+        scale = self.inverse_width.to(x.dtype)
+        return (x * scale).unsqueeze(-2) - (self.centers.to(x.dtype) * scale)[:, None]
 
     def extra_repr(self) -> str:
         """The arguments, for ``repr``."""
