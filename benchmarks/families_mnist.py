@@ -29,11 +29,13 @@ from kan_vision.data.idx import read_idx
 
 RESULTS = Path(__file__).parent / "results" / "families-mnist-cpu.json"
 BATCH, RATE = 128, 2e-3
+# A family's default, but where its inner width would follow the 784 inputs: 13 million parameters for mlp-kan.
+SPECS = {"mlp-kan": "mlp-kan(hidden_features=64)"}
 
 
 def net(name: str, hidden: int = 64) -> nn.Sequential:
     """[784, hidden, 10] of the layer called `name`."""
-    make = layers.get(name)
+    make = layers.get(SPECS.get(name, name))
     return nn.Sequential(
         make(784, hidden), nn.LayerNorm(hidden), layers.activation_before(name, "silu"), make(hidden, 10)
     )
@@ -79,7 +81,7 @@ def run(name: str, seed: int, data: dict[str, tuple[Tensor, Tensor]], epochs: in
     model = net(name)
     row = {"family": name, "seed": seed, "epochs": epochs, "kan": train(model, data, epochs, seed)}
     torch.manual_seed(seed)
-    twin = match_width(lambda width: net("linear", width), count_parameters(model), integer=True)
+    twin = match_width(lambda width: net("linear", width), count_parameters(model), integer=True, high=1 << 16)
     row["twin"] = {"hidden": twin.width, **train(twin.model, data, epochs, seed)}
     return row
 
