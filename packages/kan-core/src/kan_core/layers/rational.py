@@ -13,7 +13,7 @@ from kan_core.layers._activated import ActivatedLinear, Activation
 from kan_core.layers._common import at_least_float32, check_input
 from kan_core.layers._rational_fits import FITS
 from kan_core.layers._registry import register
-from kan_core.ops.group_rational import DENOMINATORS, group_rational_reference
+from kan_core.ops.group_rational import DENOMINATORS, group_rational
 
 FORMS: dict[str, str] = {**{form: form for form in DENOMINATORS}, "noisy": "abs_of_sum"}
 """The forms of Q, and the form that computes each."""
@@ -51,6 +51,7 @@ class Rational(Activation):
         denominator: n, degree of Q, at least 1.
         share_numerator: One numerator for all groups.
         share_denominator: One denominator for all groups.
+        backend: ``"auto"``, ``"reference"``, ``"cpu"`` or ``"triton"``, see :func:`kan_core.ops.explain_backend`.
         device: Where the coefficients live.
         dtype: Type of the coefficients.
 
@@ -78,6 +79,7 @@ class Rational(Activation):
         denominator: int = 4,
         share_numerator: bool = True,
         share_denominator: bool = False,
+        backend: str = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -90,6 +92,7 @@ class Rational(Activation):
             raise KANError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
         self.form = form
         self.init = init
+        self.backend = backend
         self.degrees = check_at_least("numerator", numerator, 1), check_at_least("denominator", denominator, 1)
         a, b = self._initial()
 
@@ -121,12 +124,16 @@ class Rational(Activation):
             parameter.copy_(torch.tensor(values, dtype=torch.float64))
 
     def evaluate(self, x: Tensor) -> Tensor:
-        """F at `x`, float32 or float64: ``(..., num_features)`` to the same shape."""
+        """F at `x`, of any floating type: ``(..., num_features)`` to the same shape and type."""
         check_input(x, self.num_features)
-        numerator, denominator = at_least_float32(self.numerator), at_least_float32(self.denominator)
+        numerator = at_least_float32(self.numerator)
         if self.form == "noisy" and self.training:
             numerator = numerator * torch.empty_like(numerator).uniform_(0.9, 1.1)
-        return group_rational_reference(x, numerator, denominator, form=FORMS[self.form])
+        return group_rational(x, numerator, self.denominator, form=FORMS[self.form], backend=self.backend)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(..., num_features)`` to the same shape and type; the op widens half precision itself."""
+        return self.evaluate(x)
 
     def elementwise_flops(self, numel: int) -> int:
         """KAT's count: 2m + 2n + 3 for each of `numel` numbers."""

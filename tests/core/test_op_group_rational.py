@@ -1,0 +1,479 @@
+"""The group-rational op: the CPU path and the Triton kernels (in Triton's interpreter) against the definition."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import Tensor
+from torch.autograd import gradcheck, gradgradcheck
+from torch.autograd.functional import jacobian
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+
+from kan_core.errors import KANError
+from kan_core.layers import GroupRationalLinear, Rational
+from kan_core.ops import explain_backend, group_rational, use_backend
+from kan_core.ops.group_rational import DENOMINATORS, cpu
+
+F64 = torch.float64
+FORMS = list(DENOMINATORS)
+# the published coefficients that the KAT card lists
+SWISH = (
+    [3.0549e-7, 0.5000007854, 0.2499978342, 0.0532662827, 0.0058030346, 0.0002751961],
+    [-4.1116e-6, 0.1065289934, -1.2690e-6, 0.0005502331],
+)
+needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+
+
+def problem(
+    rows: int, features: int, groups: int, form: str = "sum_of_abs", *, m: int = 5, n: int = 4, dtype=F64, shared=True
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """x with zeros, coefficients of both signs (a free Q stays away from zero), and an upstream gradient."""
+    x = torch.randn(rows, features, dtype=dtype)
+    if form == "free":
+        x = x.tanh()
+    x[:1, : features // 2] = 0.0
+    x[1:2, : features // 2] = -0.0
+    a = torch.randn(1 if shared else groups, m + 1, dtype=dtype)
+    b = (2 * torch.rand(groups, n + (form == "floor"), dtype=dtype) - 1) * (0.8 / n if form == "free" else 1)
+    return x, a, b, torch.randn(rows, features, dtype=dtype)
+
+
+def run(backend: str, x: Tensor, a: Tensor, b: Tensor, grad: Tensor, form: str) -> dict[str, Tensor]:
+    """Output and gradients."""
+    x, a, b = (t.detach().requires_grad_() for t in (x, a, b))
+    y = group_rational(x, a, b, form=form, backend=backend)
+    return dict(zip(("y", "dx", "da", "db"), (y.detach(), *torch.autograd.grad(y, (x, a, b), grad)), strict=True))
+
+
+def assert_same(got: dict[str, Tensor], want: dict[str, Tensor], rms: float) -> None:
+    for name, expected in want.items():
+        assert got[name].shape == expected.shape, name
+        error = (got[name] - expected).double().norm() / expected.double().norm().clamp(min=1e-30)
+        assert error <= rms, f"{name}: relative RMS error {error:.2e} > {rms:.0e}"
+
+
+# --- the CPU path against the definition
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("rows", [0, 1, 7, 197, 1031])
+@pytest.mark.parametrize(
+    ("features", "groups"), [(8, 1), (8, 2), (8, 8), (24, 2), (24, 8), (24, 24), (192, 8), (768, 8)]
+)
+def test_flashkat_6_cpu_equals_reference(form, rows, features, groups):
+    for shared in (True, False):
+        arguments = problem(rows, features, groups, form, shared=shared)
+        assert_same(run("cpu", *arguments, form), run("reference", *arguments, form), 1e-12)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("m", "n"), [(1, 1), (3, 2), (2, 5), (7, 6)])
+def test_flashkat_5_7_any_degrees(form, m, n):
+    arguments = problem(50, 12, 3, form, m=m, n=n, shared=False)
+    assert_same(run("cpu", *arguments, form), run("reference", *arguments, form), 1e-12)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_shared_denominators(form):
+    x, a, b, grad = problem(50, 12, 3, form, shared=False)
+    arguments = (x, a, b[:1], grad)
+    assert_same(run("cpu", *arguments, form), run("reference", *arguments, form), 1e-12)
+
+
+@pytest.mark.parametrize("block", [1, 24 * 16, 1 << 12])
+def test_many_blocks_and_a_rest_give_what_one_block_gives(monkeypatch, block):
+    arguments = problem(1031, 24, 8)
+    want = run("cpu", *arguments, "sum_of_abs")
+    monkeypatch.setattr(cpu, "BLOCK_ELEMENTS", block)
+    assert_same(run("cpu", *arguments, "sum_of_abs"), want, 1e-14)
+
+
+@pytest.mark.parametrize("form", ["sum_of_abs", "abs_of_sum", "floor"])
+def test_flashkat_6_float32_is_close_to_float64(form):
+    x, a, b, grad = problem(1031, 192, 8, form, dtype=torch.float32)
+    got, want = run("cpu", x, a, b, grad, form), run("reference", *(t.double() for t in (x, a, b, grad)), form)
+    assert {t.dtype for t in got.values()} == {torch.float32}
+    assert_same(got, want, 1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_kat_7_12_half_in_half_out_computed_in_float32(dtype, backend):
+    x, a, b, grad = problem(300, 48, 8, dtype=torch.float32)
+    x, grad = x.to(dtype), grad.to(dtype)
+    got = run(backend, x, a, b, grad, "sum_of_abs")
+    want = run("reference", x.float(), a, b, grad.float(), "sum_of_abs")
+    assert [t.dtype for t in got.values()] == [dtype, dtype, torch.float32, torch.float32]
+    for name in ("y", "dx"):  # rounded once, from a float32 that may differ in its last bits
+        torch.testing.assert_close(got[name].float(), want[name], rtol=torch.finfo(dtype).eps, atol=1e-6)
+    for name in ("da", "db"):
+        torch.testing.assert_close(got[name], want[name], rtol=1e-5, atol=1e-4)
+
+
+def test_autocast_leaves_the_coefficients_in_float32_and_the_type_of_x_alone():
+    x, a, b, _ = problem(9, 24, 8, dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(group_rational(x.bfloat16(), a, b), group_rational(x.bfloat16().float(), a, b).bfloat16())
+        assert group_rational(x, a, b).dtype == torch.float32
+    layer = GroupRationalLinear(24, 24)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer.activation(layer(x)).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_kat_7_10_coefficient_gradients_of_the_swish_set_in_float32_over_2_million_numbers(seed):
+    torch.manual_seed(seed)
+    x, grad = torch.randn(2731, 768), torch.randn(2731, 768)
+    a, b = torch.tensor([SWISH[0]]), torch.tensor([SWISH[1]] * 8)
+    got = run("cpu", x, a, b, grad, "sum_of_abs")
+    want = run("cpu", *(t.double() for t in (x, a, b, grad)), "sum_of_abs")
+    for name in ("da", "db"):
+        error = (got[name] - want[name]).abs().max() / want[name].abs().max()
+        assert error <= 5e-7, f"{name}: {error:.2e}"
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_kat_7_10_same_bits_twice_and_flashkat_6_linear_in_the_gradient(form):
+    x, a, b, grad = problem(700, 24, 8, form, dtype=torch.float32)
+    once, again, twice = (run("cpu", x, a, b, g, form) for g in (grad, grad, 2 * grad))
+    assert all(torch.equal(once[name], again[name]) for name in once)
+    assert all(torch.equal(2 * once[name], twice[name]) for name in ("dx", "da", "db"))
+
+
+@pytest.mark.parametrize("form", ["sum_of_abs", "abs_of_sum"])
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_kat_2_3_derivatives_of_absolute_values_at_zero(form, backend):
+    """+1 for b = 0 and a sum of 0; for |x| itself 0, the mean of both sides."""
+    x = torch.tensor([[0.0], [-0.0], [-1.5], [2.0]], dtype=F64)
+    a = torch.tensor([[0.5, 1.0]], dtype=F64)
+    grad = torch.tensor([[1.0], [2.0], [3.0], [5.0]], dtype=F64)
+    zero = run(backend, x, a, torch.zeros(1, 2, dtype=F64), grad, form)
+    powers = (x.abs() if form == "sum_of_abs" else x) ** torch.tensor([1, 2])
+    torch.testing.assert_close(zero["db"], (-grad * (0.5 + x) * powers).sum(0, keepdim=True))
+    torch.testing.assert_close(zero["dx"], grad)
+    for negative_zero in (-0.0, 0.0):
+        one = run(backend, x, a, torch.tensor([[1.0, negative_zero]], dtype=F64), grad, form)
+        slope = 1.0 if form == "sum_of_abs" else 0.5  # P' − P Q' with Q' = 0 or +1
+        torch.testing.assert_close(one["dx"][:2], slope * grad[:2])
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_kat_7_11_layouts_of_x_and_of_the_gradient(backend):
+    x, a, b, grad = problem(12, 24, 8)
+    want = run(backend, x, a, b, grad, "sum_of_abs")
+    strided = torch.stack([x, x + 1], dim=2)[..., 0]
+    permuted = grad.t().contiguous().t()
+    assert_same(run(backend, strided, a, b, permuted, "sum_of_abs"), want, 1e-14)
+    shaped = run(backend, x.view(3, 4, 24).transpose(0, 1), a, b, grad.view(3, 4, 24).transpose(0, 1), "sum_of_abs")
+    assert_same({n: t.transpose(0, 1).reshape(12, 24) if t.dim() == 3 else t for n, t in shaped.items()}, want, 1e-14)
+    expanded = run(backend, x, a, b, torch.ones((), dtype=F64).expand(12, 24), "sum_of_abs")
+    assert_same(expanded, run(backend, x, a, b, torch.ones(12, 24, dtype=F64), "sum_of_abs"), 1e-14)
+    assert group_rational(x[0], a, b, backend=backend).shape == (24,)
+
+
+def test_memory_is_that_of_x_y_and_dx_and_of_a_block():
+    x, a, b, grad = problem(4096, 768, 8, dtype=torch.float32)
+    x.requires_grad_()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as recorded:
+        group_rational(x, a, b).backward(grad)
+    alive = peak = 0
+    for event in recorded.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            alive += event.nbytes()
+            peak = max(peak, alive)
+    assert peak <= 2 * x.nbytes + 7 * 4 * cpu.BLOCK_ELEMENTS + 2**20
+
+
+# --- derivatives, compilation, transforms
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_kat_7_6_first_and_second_derivatives(form, backend):
+    x, a, b, _ = problem(4, 6, 3, form, shared=False)
+    x = x.abs() + 0.2
+    arguments = [t.requires_grad_() for t in (x * 0.5 if form == "free" else x, a, b.abs())]
+
+    def function(*tensors):
+        return group_rational(*tensors, form=form, backend=backend)
+
+    assert gradcheck(function, arguments)
+    assert gradgradcheck(function, arguments)
+
+
+def test_third_derivative_through_the_cpu_path():
+    third = []
+    for backend in ("reference", "cpu"):
+        x, a, b, _ = problem(3, 6, 3)
+        torch.manual_seed(1)
+        x = torch.rand(3, 6, dtype=F64, requires_grad=True)
+        a, b = torch.linspace(-1, 1, 6, dtype=F64)[None], torch.linspace(0.1, 1, 12, dtype=F64).view(3, 4)
+        derivative = group_rational(x, a, b, backend=backend)
+        for _ in range(3):
+            (derivative,) = torch.autograd.grad(derivative.sum(), x, create_graph=True)
+        third.append(derivative.detach())
+    torch.testing.assert_close(third[1], third[0])
+    assert third[0].abs().min() > 0
+
+
+def test_gradient_that_depends_on_x_is_differentiated_once():
+    x, a, b, _ = problem(5, 6, 3)
+    results = []
+    for backend in ("reference", "cpu"):
+        z = x.clone().requires_grad_()
+        (dx,) = torch.autograd.grad(group_rational(z, a, b, backend=backend), z, z.sin(), create_graph=True)
+        results.append(torch.autograd.grad(dx.square().sum(), z)[0])
+    torch.testing.assert_close(results[1], results[0])
+
+
+@pytest.mark.parametrize("needed", [(0,), (1,), (2,), (0, 2)])
+def test_only_the_gradients_that_are_asked_for(needed):
+    tensors = list(problem(20, 24, 8)[:3])
+    for i in needed:
+        tensors[i].requires_grad_()
+    (got, want) = (
+        torch.autograd.grad(group_rational(*tensors, backend=name).sum(), [tensors[i] for i in needed])
+        for name in ("cpu", "reference")
+    )
+    for g, w in zip(got, want, strict=True):
+        torch.testing.assert_close(g, w)
+
+
+@pytest.mark.parametrize("form", ["sum_of_abs", "floor"])
+def test_opcheck(form):
+    x, a, b, grad = problem(3, 6, 3, form)
+    arguments = [t.requires_grad_() for t in (x, a, b)]
+    torch.library.opcheck(torch.ops.kan.group_rational_fwd, (*arguments, form, "cpu"))
+    torch.library.opcheck(torch.ops.kan.group_rational_bwd, (grad, *arguments, form, "cpu", True, True))
+    torch.library.opcheck(torch.ops.kan.group_rational_bwd, (grad, *arguments, form, "cpu", True, False))
+
+
+@pytest.mark.parametrize("backend", ["auto", "cpu"])
+def test_compile_fullgraph(backend):
+    arguments = problem(6, 24, 8)
+
+    def step(x, a, b):
+        return group_rational(x, a, b, backend=backend).square().sum()
+
+    compiled = torch.compile(step, backend="aot_eager", fullgraph=True)
+    results = []
+    for function in (step, compiled):
+        tensors = [t.clone().requires_grad_() for t in arguments[:3]]
+        function(*tensors).backward()
+        results.append([t.grad for t in tensors])
+    for got, want in zip(results[1], results[0], strict=True):
+        torch.testing.assert_close(got, want)
+
+
+def test_compiled_code_traces_the_definition_unless_a_backend_is_named():
+    found = []
+
+    def record(graph, _):
+        found.append([str(node.target) for node in graph.graph.nodes])
+        return graph.forward
+
+    x, a, b, _ = problem(6, 24, 8)
+    for backend, op in (("auto", False), ("cpu", True)):
+        torch._dynamo.reset()
+        torch.compile(lambda *t, name=backend: group_rational(*t, backend=name), backend=record, fullgraph=True)(
+            x, a, b
+        )
+        assert any("group_rational_fwd" in target for target in found.pop()) == op
+
+
+def test_export_is_ordinary_ops():
+    module, x = Rational(24, dtype=F64), torch.randn(4, 24, dtype=F64)
+    program = torch.export.export(module, (x,), strict=False)
+    assert not any("kan" in str(node.target) for node in program.graph.nodes)
+    torch.testing.assert_close(program.module()(x), module(x))
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_vmap_over_inputs_coefficients_and_gradients(backend):
+    x, a, b = torch.randn(5, 7, 24, dtype=F64), torch.randn(5, 1, 6, dtype=F64), torch.randn(8, 5, 4, dtype=F64)
+
+    def function(x, a, b):
+        return group_rational(x, a, b, backend=backend)
+
+    torch.testing.assert_close(torch.vmap(function, (0, None, None))(x, a[0], b[:, 0]), function(x, a[0], b[:, 0]))
+    got = torch.vmap(function, (0, 0, 1))(x, a, b)
+    torch.testing.assert_close(got, torch.stack([function(x[i], a[i], b[:, i]) for i in range(5)]))
+    arguments = (x[0, :2], a[0], b[:, 0])
+    for one, other in zip(*(jacobian(function, arguments, vectorize=v) for v in (True, False)), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_flop_counter_has_kats_formula():
+    x, a, b, grad = problem(10, 24, 8)
+    x.requires_grad_()
+    with FlopCounterMode(display=False) as forward:
+        y = group_rational(x, a, b)
+    with FlopCounterMode(display=False) as backward:
+        y.backward(grad)
+    assert forward.get_total_flops() == (2 * 5 + 2 * 4 + 3) * 240
+    assert backward.get_total_flops() == (6 * 5 + 6 * 4 + 3) * 240
+
+
+# --- choosing the backend, and bad input
+
+
+def test_layers_hand_their_backend_on():
+    x = torch.zeros(2, 8)
+    with pytest.raises(KANError, match="argument backend is 'fast'; choose one of auto, reference, cpu, triton"):
+        Rational(8, backend="fast")(x)
+    assert torch.equal(Rational(8, backend="cpu")(x), Rational(8, backend="reference")(x))
+
+
+def test_triton_is_never_replaced_silently(monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    x, a, b, _ = problem(2, 8, 8)
+    refusal = "is 'triton', but (the input is on cpu|triton is not installed); use backend='auto'"
+    with pytest.raises(KANError, match=refusal):
+        group_rational(x, a, b, backend="triton")
+    with pytest.raises(KANError, match=refusal):
+        explain_backend(x, backend="triton")
+    with use_backend("triton"), pytest.raises(KANError, match=refusal):
+        group_rational(x, a, b)
+    assert explain_backend(x) == ("cpu", "the input is on the CPU")
+    assert explain_backend(x.to("meta")).name == "reference"
+
+
+def test_triton_is_imported_by_no_one_who_does_not_choose_it():
+    code = (
+        "import sys, torch, kan_core; from kan_core.ops import group_rational as f;"
+        "f(torch.ones(2, 4), torch.ones(1, 2), torch.ones(1, 1));"
+        "sys.exit('kan_core.ops.group_rational.triton_kernels' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        pytest.param({"x": torch.zeros(())}, r"x must be \(..., features\), got shape \(\)", id="x-scalar"),
+        pytest.param({"x": torch.zeros(2, 7)}, "a divisor of the 7 features, got 1 and 4", id="x-size"),
+        pytest.param({"x": torch.zeros(2, 8, dtype=torch.long)}, "floating dtypes, got torch.int64", id="x-integer"),
+        pytest.param({"numerator": torch.zeros(6)}, r"numerator must be \(groups, coeff.* shape \(6,\)", id="a-1d"),
+        pytest.param({"numerator": torch.zeros(1, 1)}, "at least 2 coefficients", id="a-constant"),
+        pytest.param({"numerator": torch.zeros(2, 6)}, "got 2 and 4", id="groups"),
+        pytest.param({"denominator": torch.zeros(4, 0)}, "at least 1 coefficients", id="b-empty"),
+        pytest.param({"denominator": torch.zeros(4, 1), "form": "floor"}, "at least 2 coeff", id="b-floor"),
+        pytest.param({"denominator": torch.zeros(4, 4, device="meta")}, "on one device, got cpu and meta", id="device"),
+        pytest.param({"form": "abs"}, "form is 'abs'; choose one of sum_of_abs, abs_of_sum, floor, free", id="form"),
+    ],
+)
+def test_bad_input(change, message):
+    good = {"x": torch.zeros(2, 8), "numerator": torch.zeros(1, 6), "denominator": torch.zeros(4, 4)}
+    with pytest.raises(KANError, match=message):
+        group_rational(**{**good, **change})
+
+
+# --- the Triton kernels, program by program in the interpreter, which must be chosen before Triton is imported
+
+INTERPRETED = """
+import sys, torch
+sys.path.insert(0, sys.argv[1])
+from test_op_group_rational import problem, run, assert_same
+from kan_core.ops.group_rational import triton_kernels
+
+torch.manual_seed(0)
+triton_kernels.ENOUGH_PROGRAMS = 4  # so that a program walks several tiles
+def check(form, rows, features, groups, view=lambda t: t, **options):
+    x, a, b, grad = problem(rows, features, groups, form, **options)
+    x = view(x)
+    grad = torch.ones((), dtype=x.dtype).expand(x.shape) if x.shape != grad.shape else grad
+    got, again = run("triton", x, a, b, grad, form), run("triton", x, a, b, grad, form) if rows == 7 else None
+    want = run("reference", *(t.double() for t in (x, a, b, grad)), form)
+    assert all(t.dtype == x.dtype for t in got.values())
+    assert_same(got, want, 1e-12 if x.dtype == torch.float64 else 1e-5)
+    assert again is None or all(torch.equal(got[name], again[name]) for name in got), "not the same bits"
+    print("checked", form, rows, features, groups, flush=True)
+f32 = {"dtype": torch.float32}
+"""
+QUICK = """
+for form in ("sum_of_abs", "abs_of_sum", "floor", "free"):
+    check(form, 7, 24, 2, shared=form == "sum_of_abs", **f32)
+check("abs_of_sum", 3, 8, 2, m=3, n=2)                                            # float64, other degrees
+check("sum_of_abs", 14, 24, 2, view=lambda t: t.view(7, 2, 24).transpose(0, 1), **f32)  # x and gradient not contiguous
+for form in ("sum_of_abs", "abs_of_sum"):                                         # the signs at zero
+    x, a = torch.tensor([[0.0], [-0.0], [-1.5], [2.0]]), torch.tensor([[0.5, 1.0]])
+    for b in ([[0.0, 0.0]], [[1.0, -0.0]]):
+        arguments = (x, a, torch.tensor(b), torch.arange(1.0, 5)[:, None], form)
+        assert_same(run("triton", *arguments), run("reference", *arguments), 1e-6)
+        print("checked signs", flush=True)
+"""
+SHAPES = """
+for rows in (0, 1, 7, 197):
+    for features, groups in ((8, 1), (8, 2), (8, 8), (24, 1), (24, 2), (24, 8), (192, 1), (192, 2), (192, 8)):
+        if rows != 1 or groups <= 2:
+            check(FORM, rows, features, groups, **f32)
+check(FORM, 7, 24, 24, **f32)
+"""
+
+
+def interpreted(script: str) -> int:
+    """Run the script in Triton's interpreter; how many cases it checked."""
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    folder = os.path.dirname(__file__)  # noqa: PTH120 - as sys.path has it
+    command = [sys.executable, "-c", INTERPRETED + script, folder]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout.count("checked")
+
+
+@needs_triton
+@pytest.mark.slow
+def test_triton_forms_layouts_degrees_and_signs_at_zero():
+    assert interpreted(QUICK) == 10
+
+
+@needs_triton
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["sum_of_abs", "abs_of_sum"])
+def test_flashkat_6_triton_shapes(form):
+    assert interpreted(SHAPES.replace("FORM", repr(form))) == 3 * 9 + 6 + 1
+
+
+@needs_triton
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [24, 384])
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_flashkat_4_kernels_compile_for_hopper_with_vector_loads_and_no_spills(tmp_path, monkeypatch, width, dtype):
+    """No GPU is needed to compile. Widths that are no power of two load 16 bytes of float32 at once all the same."""
+    from triton import knobs
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource, compile
+
+    from kan_core.ops.group_rational import triton_kernels as kernels
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    x, a, b, _ = problem(64, 8 * width, 8, dtype=torch.float32)
+    constants = kernels._Launch(x, a, b, "sum_of_abs").constants
+    warps = constants.pop("num_warps")
+    pointers = {"a_ptr": "*fp32", "b_ptr": "*fp32", "sums_ptr": "*fp32"}
+    pointers |= dict.fromkeys(("x_ptr", "y_ptr", "grad_ptr", "dx_ptr"), "*" + dtype)
+    for kernel, more in (
+        (kernels._forward, {}),
+        (kernels._backward, {"NEED_DX": True, "NEED_COEFFICIENTS": True}),
+    ):
+        names = kernel.arg_names
+        values = constants | more
+        signature = {name: "constexpr" if name in values else pointers.get(name, "i32") for name in names}
+        aligned = {(names.index(name),): [["tt.divisibility", 16]] for name in names if name in pointers}
+        source = ASTSource(kernel, signature, {(names.index(k),): v for k, v in values.items()}, aligned)
+        built = compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": warps})
+        loads = built.asm["ptx"].count("ld.global.v4.b32" if dtype == "fp32" else "ld.global.v2.b32")
+        assert loads == (1 if kernel is kernels._forward else 2)
+        code = tmp_path / "kernel.ptx"
+        code.write_text(built.asm["ptx"])
+        command = [knobs.nvidia.ptxas.path, "-v", "--gpu-name=sm_90a", code, "-o", os.devnull]
+        report = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+        assert "0 bytes spill stores, 0 bytes spill loads" in report
+        assert int(re.search(r"Used (\d+) registers", report)[1]) <= 85  # three programs of 256 threads at once
