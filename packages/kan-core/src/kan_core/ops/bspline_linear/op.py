@@ -10,6 +10,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from kan_core.errors import KANError
 from kan_core.ops._dispatch import choose_backend
+from kan_core.ops._triton.op import basis_linear_fwd
 from kan_core.ops.bspline_linear import cpu
 from kan_core.ops.bspline_linear.reference import EDGES, bspline_linear_reference, has_closed_form
 
@@ -31,7 +32,8 @@ def bspline_linear(
     functions; G follows from the shape of `weight`.
 
     Args:
-        x: Inputs, shape (..., in). Half precision is computed in float32 and cast back.
+        x: Inputs, shape (..., in). Half precision is computed in float32 and cast back; "triton" computes the basis
+            functions in float32 and multiplies in the dtype of the result.
         weight: Spline coefficients, plane-major: (K, in, out), or (K + 1, in, out) with `silu`, the base weights last.
         lo: Left ends of the grids, shape (in,). Grid state: it receives no gradient.
         step: Cell widths, shape (in,), positive. Grid state: it receives no gradient.
@@ -39,22 +41,30 @@ def bspline_linear(
         edge: Beyond the grid: "decay" (the functions run out, zero beyond the extended grid), "clamp" (the value of the
             end, zero gradient) or "linear" (continued with the slope of the end).
         silu: Whether the last plane of `weight` multiplies SiLU of the raw x.
-        backend: "auto", "reference" or "cpu", see `kan_core.ops.explain_backend`. Only "reference" can be
-            differentiated twice or transformed by `torch.func`.
+        backend: "auto", "reference", "cpu" or "triton", see `kan_core.ops.explain_backend`. Only "reference" can be
+            differentiated twice or transformed by `torch.func`. "triton" takes orders 1 to 5, not edge="linear" and
+            not float64.
 
     Returns:
-        Shape (..., out), in the dtype of x; under autocast in the dtype of autocast, computed in float32.
+        Shape (..., out), in the dtype of x; under autocast in the dtype of autocast, computed in float32 ("triton": as
+        for inputs of that dtype).
 
     Raises:
         KANError: Shapes, dtypes or devices that do not fit together, an unknown edge policy or backend, or a backend
             that x rules out.
     """
-    choice = choose_backend(x, backend, fuses=has_closed_form(order, edge)).name
+    choice = choose_backend(
+        x, backend, fuses=has_closed_form(order, edge), triton_refuses=_triton_refuses(x, weight, order, edge)
+    ).name
     _check(x, weight, lo, step, order, edge, silu)
     kind = x.device.type
     # Registered for autocast, an op gets all its arguments cast, coefficients too; here it only decides the dtype of y.
     autocast = _autocast_enabled(kind) and torch.float64 not in (x.dtype, weight.dtype)
     out_dtype = torch.get_autocast_dtype(kind) if autocast else x.dtype
+    if choice == "triton":
+        rows, a, b = x.reshape(-1, x.shape[-1]), lo.detach().float(), step.detach().float()
+        result: Tensor = basis_linear_fwd(rows, weight, a, b, f"bspline-{edge}", order, 1.0, silu, out_dtype)
+        return result.view(*x.shape[:-1], weight.shape[2])
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     x, weight, lo, step = (t.to(dtype) for t in (x, weight, lo.detach(), step.detach()))
     if choice == "reference":
@@ -67,6 +77,16 @@ def bspline_linear(
         y = bspline_linear_fwd(x.reshape(-1, x.shape[-1]), weight, lo, step, order, edge, silu)
         y = y.view(*x.shape[:-1], weight.shape[2])
     return y.to(out_dtype)
+
+
+def _triton_refuses(x: Tensor, weight: Tensor, order: int, edge: str) -> str:
+    if edge == "linear":
+        return "its kernels know the edges 'decay' and 'clamp', not 'linear'"
+    if not 1 <= order <= 5:  # the sum of truncated powers loses digits as the order grows
+        return f"its kernels know the orders 1 to 5, not {order}"
+    if torch.float64 in (x.dtype, weight.dtype):
+        return "its kernels do not compute in float64"
+    return ""
 
 
 def _autocast_enabled(device_type: str) -> bool:
