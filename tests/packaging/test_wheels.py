@@ -5,6 +5,7 @@ from __future__ import annotations
 import email
 import email.message
 import re
+import sysconfig
 import zipfile
 from importlib.metadata import distributions
 from pathlib import Path
@@ -120,7 +121,9 @@ def environment(tmp_path_factory):
         run_uv("pip", "install", "--python", python, "--constraints", constraints, *arguments, cwd=folder)
         return python
 
-    pins = (f"{d.name}=={d.version}\n" for d in distributions() if d.name not in PACKAGES.values())
+    # of this environment alone: setuptools, once imported, puts the distributions that it vendors on sys.path
+    installed = distributions(path=[sysconfig.get_path("purelib"), sysconfig.get_path("platlib")])
+    pins = {f"{d.name}=={d.version}\n" for d in installed if d.name not in PACKAGES.values()}
     constraints.write_text("".join(sorted(pins)))
     return make
 
