@@ -14,7 +14,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.utils.flop_counter import FlopCounterMode
 
 from kan_core.errors import KANError
-from kan_core.ops import bspline_linear, explain_backend, use_backend
+from kan_core.ops import bspline_linear, explain, use_backend
 from kan_core.ops.bspline_linear.reference import bspline_planes
 
 EDGES = ["decay", "clamp", "linear"]
@@ -437,18 +437,23 @@ def test_flop_counter_counts_the_matrix_product():
 
 
 def test_order_of_precedence(monkeypatch):
-    x = torch.zeros(1)
-    assert explain_backend(x).name == "cpu"
+    x, *others = problem(2, 3, 2, 5, 3)
+
+    def choice(x=x, **options):
+        (found,) = explain(lambda x: bspline_linear(x, *(t.to(x.device) for t in others), order=3, **options), x)
+        return found
+
+    assert choice().name in ("cpu", "native")
     monkeypatch.setenv("KAN_BACKEND", "reference")
-    assert explain_backend(x) == ("reference", "requested by the environment variable KAN_BACKEND")
+    assert choice() == ("bspline_linear", "reference", "requested by the environment variable KAN_BACKEND")
     with use_backend("cpu"):
-        assert explain_backend(x) == ("cpu", "requested by use_backend")
-        assert explain_backend(x, backend="reference").name == "reference"
+        assert choice() == ("bspline_linear", "cpu", "requested by use_backend")
+        assert choice(backend="reference").name == "reference"
         with use_backend("reference"):
-            assert explain_backend(x).name == "reference"
-        assert explain_backend(x).name == "cpu"
-    assert explain_backend(x).name == "reference"
-    assert explain_backend(x.to("meta"), backend="reference").name == "reference"
+            assert choice().name == "reference"
+        assert choice().name == "cpu"
+    assert choice().name == "reference"
+    assert choice(x.to("meta"), backend="reference").name == "reference"
 
 
 def test_unknown_and_impossible_backends(monkeypatch):

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from kan_core.errors import KANError
 from kan_core.layers import GroupRationalLinear, Rational
-from kan_core.ops import explain_backend, group_rational, use_backend
+from kan_core.ops import explain, group_rational, use_backend
 from kan_core.ops.group_rational import DENOMINATORS, cpu
 
 F64 = torch.float64
@@ -326,7 +326,7 @@ def test_flop_counter_has_kats_formula():
 
 def test_layers_hand_their_backend_on():
     x = torch.zeros(2, 8)
-    with pytest.raises(KANError, match="argument backend is 'fast'; choose one of auto, reference, cpu, triton"):
+    with pytest.raises(KANError, match="argument backend is 'fast'; choose one of auto, reference, cpu, native"):
         Rational(8, backend="fast")(x)
     assert torch.equal(Rational(8, backend="cpu")(x), Rational(8, backend="reference")(x))
 
@@ -338,11 +338,13 @@ def test_triton_is_never_replaced_silently(monkeypatch):
     with pytest.raises(KANError, match=refusal):
         group_rational(x, a, b, backend="triton")
     with pytest.raises(KANError, match=refusal):
-        explain_backend(x, backend="triton")
+        explain(lambda x: group_rational(x, a, b, backend="triton"), x)
     with use_backend("triton"), pytest.raises(KANError, match=refusal):
         group_rational(x, a, b)
-    assert explain_backend(x) == ("cpu", "the input is on the CPU")
-    assert explain_backend(x.to("meta")).name == "reference"
+    (choice,) = explain(lambda x: group_rational(x, a, b), x)
+    assert choice.name in ("cpu", "native")
+    (choice,) = explain(lambda x: group_rational(x, a.to("meta"), b.to("meta")), x.to("meta"))
+    assert choice == ("group_rational", "reference", "no kernel for meta yet")
 
 
 def test_triton_is_imported_by_no_one_who_does_not_choose_it():

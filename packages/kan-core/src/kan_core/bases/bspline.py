@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kan_core.bases._base import REGISTRY, Basis, check_at_least, check_interval
 from kan_core.errors import KANError
-from kan_core.ops._dispatch import choose_backend
+from kan_core.ops._dispatch import wants_reference
 from kan_core.ops.bspline_linear.matrix import interval_matrices, interval_planes, matrix_planes, power_matrix
 from kan_core.ops.bspline_linear.reference import bspline_planes, has_closed_form
 
@@ -126,7 +126,7 @@ class BSpline(Basis):
             return interval_planes(x, self.knots.to(x.dtype), self.matrices.to(x.dtype), self.edge)
         low, step = self.low.to(x.dtype), self.step.to(x.dtype)
         fuses = has_closed_form(self.order, self.edge)
-        if self.evaluator == "auto" and choose_backend(x, fuses=fuses).name == "reference":
+        if self.evaluator == "auto" and wants_reference(x, fuses=fuses):
             return bspline_planes(x, low, step, self.num_functions, self.order, self.edge)
         return matrix_planes(x, low, step, self.matrices.to(x.dtype), self.num_functions, self.edge)
 

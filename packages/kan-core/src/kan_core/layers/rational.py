@@ -51,7 +51,7 @@ class Rational(Activation):
         denominator: n, degree of Q, at least 1.
         share_numerator: One numerator for all groups.
         share_denominator: One denominator for all groups.
-        backend: ``"auto"``, ``"reference"``, ``"cpu"`` or ``"triton"``, see :func:`kan_core.ops.explain_backend`.
+        backend: ``"auto"``, ``"reference"``, ``"cpu"`` or ``"triton"``, see :data:`kan_core.ops.BACKENDS`.
         device: Where the coefficients live.
         dtype: Type of the coefficients.
 

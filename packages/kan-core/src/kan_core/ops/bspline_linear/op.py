@@ -41,7 +41,7 @@ def bspline_linear(
         edge: Beyond the grid: "decay" (the functions run out, zero beyond the extended grid), "clamp" (the value of the
             end, zero gradient) or "linear" (continued with the slope of the end).
         silu: Whether the last plane of `weight` multiplies SiLU of the raw x.
-        backend: "auto", "reference", "cpu" or "triton", see `kan_core.ops.explain_backend`. Only "reference" can be
+        backend: "auto", "reference", "cpu" or "triton", see `kan_core.ops.BACKENDS`. Only "reference" can be
             differentiated twice or transformed by `torch.func`. "triton" takes orders 1 to 5, not edge="linear" and
             not float64.
 
@@ -54,7 +54,7 @@ def bspline_linear(
             that x rules out.
     """
     choice = choose_backend(
-        x, backend, fuses=has_closed_form(order, edge), triton_refuses=_triton_refuses(x, weight, order, edge)
+        "bspline_linear", x, backend, fuses=has_closed_form(order, edge), refuses=_refuses(x, weight, order, edge)
     ).name
     _check(x, weight, lo, step, order, edge, silu)
     kind = x.device.type
@@ -79,14 +79,16 @@ def bspline_linear(
     return y.to(out_dtype)
 
 
-def _triton_refuses(x: Tensor, weight: Tensor, order: int, edge: str) -> str:
+def _refuses(x: Tensor, weight: Tensor, order: int, edge: str) -> dict[str, str]:
+    """Backends that cannot take this call, and why."""
+    refuses = dict.fromkeys(("native", "sparse", "expand"), "bspline_linear has no such kernel")
     if edge == "linear":
-        return "its kernels know the edges 'decay' and 'clamp', not 'linear'"
-    if not 1 <= order <= 5:  # the sum of truncated powers loses digits as the order grows
-        return f"its kernels know the orders 1 to 5, not {order}"
-    if torch.float64 in (x.dtype, weight.dtype):
-        return "its kernels do not compute in float64"
-    return ""
+        refuses["triton"] = "its kernels know the edges 'decay' and 'clamp', not 'linear'"
+    elif not 1 <= order <= 5:  # the sum of truncated powers loses digits as the order grows
+        refuses["triton"] = f"its kernels know the orders 1 to 5, not {order}"
+    elif torch.float64 in (x.dtype, weight.dtype):
+        refuses["triton"] = "its kernels do not compute in float64"
+    return refuses
 
 
 def _autocast_enabled(device_type: str) -> bool:

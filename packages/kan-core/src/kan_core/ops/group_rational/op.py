@@ -33,7 +33,7 @@ def group_rational(
         numerator: a_0 … a_m, m ≥ 1, shape (g, m + 1) or (1, m + 1), g a divisor of features.
         denominator: b_1 … b_n, n ≥ 1, shape (g, n) or (1, n); b_0 … b_n for ``"floor"``.
         form: The form of Q.
-        backend: "auto", "reference", "cpu" or "triton", see `kan_core.ops.explain_backend`.
+        backend: "auto", "reference", "cpu" or "triton", see `kan_core.ops.BACKENDS`.
 
     Returns:
         F(x), in the shape and dtype of x.
@@ -42,7 +42,7 @@ def group_rational(
         KANError: Shapes, dtypes or devices that do not fit together, an unknown form or backend, or a backend that x
             rules out.
     """
-    choice = choose_backend(x, backend, fuses=True).name
+    choice = choose_backend("group_rational", x, backend, fuses=True, refuses=_REFUSES).name
     _check(x, numerator, denominator, form)
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     numerator, denominator = numerator.to(dtype), denominator.to(dtype)
@@ -50,6 +50,9 @@ def group_rational(
         return group_rational_reference(x.to(dtype), numerator, denominator, form=form).to(x.dtype)
     y: Tensor = group_rational_fwd(x.reshape(-1, x.shape[-1]), numerator, denominator, form, choice)
     return y.view(x.shape)
+
+
+_REFUSES = dict.fromkeys(("native", "sparse", "expand"), "group_rational has no such kernel")
 
 
 def _check(x: Tensor, numerator: Tensor, denominator: Tensor, form: str) -> None:
