@@ -8,13 +8,14 @@ coefficients of swish. Every contender has the same input and upstream gradient;
 the input and of the coefficients:
 
 - gelu: `torch.nn.functional.gelu`, what the activation replaces in a transformer
+- native: `group_rational` with backend="native", where there is a C compiler
 - cpu: `group_rational` with backend="cpu"
 - reference: the definition in eager autograd
 - copy: `Tensor.clone` forward and backward: each reads one tensor and writes another, the least that any of them can do
 
-Times are medians; ratios to GELU are medians of the ratios within one repetition. Memory is the peak of what forward +
-backward allocates, in units of x (`_timing.peak_allocated`): 2 are the output and the gradient of x. Errors are those
-of the coefficient gradients, largest difference over largest value, against float64.
+Times are medians; ratios to GELU and to the reference are medians of the ratios within one repetition. Memory is the
+peak of what forward + backward allocates, in units of x (`_timing.peak_allocated`): 2 are the output and the gradient
+of x. Errors are those of the coefficient gradients, largest difference over largest value, against float64.
 """
 
 from __future__ import annotations
@@ -30,8 +31,10 @@ from torch.nn import functional as F
 
 from _timing import alternate, forward_backward, machine, median_ratio, peak_allocated, write_json
 from kan_core.layers import Rational
+from kan_core.ops import _native
 
 SHAPES = [(64, 197, 768), (64, 197, 3072), (2048, 256)]
+RATIONALS = [*([] if _native.unavailable() else ["native"]), "cpu", "reference"]
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -83,12 +86,12 @@ def measure(shape: tuple[int, ...], repeats: int) -> list[dict[str, Any]]:
     x, grad = torch.randn(shape, requires_grad=True), torch.randn(shape)
     contenders: dict[str, nn.Module] = {
         "gelu": Gelu(),
-        "cpu": Rational(shape[-1], backend="cpu"),
-        "reference": Rational(shape[-1], backend="reference"),
+        **{name: Rational(shape[-1], backend=name) for name in RATIONALS},
         "copy": Copy(),
     }
     with torch.no_grad():  # no speed claim without equality
-        torch.testing.assert_close(contenders["cpu"](x[:8]), contenders["reference"](x[:8]))
+        for name in RATIONALS:
+            torch.testing.assert_close(contenders[name](x[:8]), contenders["reference"](x[:8]))
     calls = {name: forward_backward(layer, x, grad) for name, layer in contenders.items()}
     times = alternate(calls, repeats)
     rows = []
@@ -101,6 +104,7 @@ def measure(shape: tuple[int, ...], repeats: int) -> list[dict[str, Any]]:
             "forward_backward_ms": 1e3 * statistics.median(t for _, t in times[name]),
             "forward_ratio": median_ratio(times[name], times["gelu"], 0),
             "forward_backward_ratio": median_ratio(times[name], times["gelu"], 1),
+            "forward_backward_ratio_to_reference": median_ratio(times[name], times["reference"], 1),
             "fastest_forward_backward_ms": 1e3 * min(t for _, t in times[name]),
             "memory_in_x": peak_allocated(calls[name]) / x.nbytes,
         }
@@ -111,15 +115,16 @@ def measure(shape: tuple[int, ...], repeats: int) -> list[dict[str, Any]]:
 
 
 def show(shape: tuple[int, ...], rows: list[dict[str, Any]]) -> None:
-    print(f"\n{' x '.join(map(str, shape))}, ratios to GELU")
-    titles = ("fwd ms", "ratio", "fwd+bwd ms", "ratio", "best ms", "memory / x", "da error", "db error")
-    widths = (9, 8, 12, 8, 9, 12, 11, 11)
+    print(f"\n{' x '.join(map(str, shape))}, ratios to GELU, forward + backward also to the reference")
+    titles = ("fwd ms", "ratio", "fwd+bwd ms", "ratio", "to ref.", "best ms", "memory / x", "da error", "db error")
+    widths = (9, 8, 12, 8, 9, 9, 12, 11, 11)
     print("contender".ljust(12) + "".join(t.rjust(w) for t, w in zip(titles, widths, strict=True)))
     for row in rows:
         errors = "".join(f"{error:11.1e}" for error in row.get("coefficient_gradient_errors", ()))
         print(
             f"{row['contender']:12}{row['forward_ms']:9.2f}{row['forward_ratio']:8.2f}{row['forward_backward_ms']:12.2f}"
-            f"{row['forward_backward_ratio']:8.2f}{row['fastest_forward_backward_ms']:9.2f}{row['memory_in_x']:12.2f}"
+            f"{row['forward_backward_ratio']:8.2f}{row['forward_backward_ratio_to_reference']:9.3f}"
+            f"{row['fastest_forward_backward_ms']:9.2f}{row['memory_in_x']:12.2f}"
             f"{errors}",
             flush=True,
         )

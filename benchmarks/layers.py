@@ -1,6 +1,6 @@
 """Speed and peak memory of KAN layers on the CPU, next to the bare GEMM and to other layers.
 
-    uv run benchmarks/layers.py                                # the B-spline layer in all shapes
+    uv run benchmarks/layers.py                                # the B-spline layer in all shapes: some 6 minutes
     uv run benchmarks/layers.py --shapes 0 --repeats 30
     uv run benchmarks/layers.py --families                     # every registered layer at 256 -> 256
     uv run benchmarks/layers.py --families rbf gr-kan
@@ -19,8 +19,9 @@ with the GEMM of the floating-point operations of its own matrix products (batch
 for a basis, and with an `nn.Linear` of equal parameters. Layers with parameters inside every edge's function have no
 matrix product; theirs is the GEMM (batch, in) @ (in, out).
 
-Times are medians; ratios are medians of the ratios within one repetition. Memory is input + parameters + the peak of
-what forward + backward allocates (see `_timing.peak_allocated`); for the GEMM, A is the input.
+Times are medians; ratios are medians of the ratios within one repetition. The share of the GEMM limit is the GEMM's
+time of forward + backward over the layer's. Small shapes are repeated for a second at least. Memory is input +
+parameters + the peak of what forward + backward allocates (see `_timing.peak_allocated`); for the GEMM, A is the input.
 """
 
 from __future__ import annotations
@@ -41,7 +42,16 @@ from kan_core import KANLinear, layers
 from kan_core.compare import count_parameters
 from kan_core.ops import use_backend
 
-SHAPES = [(2048, 256, 256, 5, 3), (4096, 1024, 1024, 5, 3), (65536, 64, 64, 5, 3), (2048, 256, 256, 20, 3)]
+SHAPES = [
+    (2048, 256, 256, 5, 3),
+    (4096, 1024, 1024, 5, 3),
+    (65536, 64, 64, 5, 3),
+    (2048, 256, 256, 20, 3),
+    (1024, 784, 64, 5, 3),
+    (1024, 64, 64, 5, 3),
+    (100, 1000, 1000, 5, 3),
+    (2048, 256, 256, 100, 3),
+]
 FAMILY_SHAPE = (2048, 256, 256)
 RESULTS = Path(__file__).parent / "results"
 
@@ -115,7 +125,7 @@ def measure_all(
 ) -> list[dict[str, Any]]:
     """One row per contender, with ratios to the one called "gemm"."""
     calls = {name: forward_backward(*arguments) for name, arguments in contenders.items()}
-    times = alternate(calls, repeats)
+    times = alternate(calls, repeats, seconds=1.0)
     rows = []
     for name, (layer, x, _) in contenders.items():
         assert isinstance(layer, nn.Module)
@@ -129,6 +139,7 @@ def measure_all(
                 "forward_backward_ms": 1e3 * statistics.median(t for _, t in times[name]),
                 "forward_ratio": median_ratio(times[name], times["gemm"], 0),
                 "forward_backward_ratio": median_ratio(times[name], times["gemm"], 1),
+                "gemm_share": median_ratio(times["gemm"], times[name], 1),
                 "fastest_forward_backward_ms": 1e3 * min(t for _, t in times[name]),
                 "memory_mib": (x.nbytes + parameters + peak_allocated(calls[name])) / 2**20,
                 "parameters": sum(p.numel() for p in layer.parameters()),
@@ -195,15 +206,18 @@ def run_families(names: list[str], repeats: int, out: Path) -> None:
 
 def show(shape: tuple[int, ...], rows: list[dict[str, Any]]) -> None:
     print(f"\nbatch {shape[0]}, {shape[1]} -> {shape[2]}, G {shape[3]}, k {shape[4]}")
-    titles = ("fwd ms", "ratio", "fwd+bwd ms", "ratio", "best ms", "memory MiB", "ratio")
-    print("layer".ljust(24) + "".join(t.rjust(w) for t, w in zip(titles, (9, 8, 12, 8, 9, 12, 8), strict=True)))
+    titles = ("fwd ms", "ratio", "fwd+bwd ms", "ratio", "of GEMM limit", "best ms", "memory MiB", "ratio")
+    print("layer".ljust(24) + "".join(t.rjust(w) for t, w in zip(titles, (9, 8, 12, 8, 15, 9, 12, 8), strict=True)))
     for row in rows:
         print(
             f"{row['layer']:24}{row['forward_ms']:9.2f}{row['forward_ratio']:8.2f}{row['forward_backward_ms']:12.2f}"
-            f"{row['forward_backward_ratio']:8.2f}{row['fastest_forward_backward_ms']:9.2f}"
-            f"{row['memory_mib']:12.1f}{row['memory_mib'] / rows[0]['memory_mib']:8.2f}",
+            f"{row['forward_backward_ratio']:8.2f}{100 * row['gemm_share']:14.0f}%"
+            f"{row['fastest_forward_backward_ms']:9.2f}{row['memory_mib']:12.1f}"
+            f"{row['memory_mib'] / rows[0]['memory_mib']:8.2f}",
             flush=True,
         )
+    ours, textbook = (next(row for row in rows if row["layer"] == name) for name in ("KANLinear", "Cox-de Boor"))
+    print(f"Cox-de Boor / KANLinear, fwd+bwd: {textbook['forward_backward_ms'] / ours['forward_backward_ms']:.2f}")
 
 
 def main() -> None:
@@ -229,6 +243,12 @@ def main() -> None:
         show(SHAPES[index], rows)
         shape = dict(zip(("batch", "in", "out", "grid_size", "order"), SHAPES[index], strict=True))
         results.append({"shape": shape, "layers": rows})
+    fine, coarse = (
+        next((r["layers"][1]["forward_ms"] for r in results if tuple(r["shape"].values()) == shape), None)
+        for shape in ((2048, 256, 256, 100, 3), (2048, 256, 256, 5, 3))
+    )
+    if fine and coarse:
+        print(f"\nforward of KANLinear at G = 100 / at G = 5: {fine / coarse:.2f}")
     write_json(out, {"machine": machine(), "repeats": arguments.repeats, "results": results})
     print(f"\nwritten to {out}")
 

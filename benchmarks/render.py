@@ -27,6 +27,12 @@ def table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
+def commit(machine: dict[str, Any]) -> str:
+    """In short, and whether the files differed from it."""
+    name, changes, _ = (machine["commit"] or "").partition("+changes")
+    return name[:7] + changes
+
+
 def mean_sd(values: list[float], form: str) -> str:
     """Mean and, for several, standard deviation."""
     mean = format(statistics.mean(values), form)
@@ -132,7 +138,126 @@ def spline_degree(result: dict[str, Any]) -> str:
     )
 
 
+def layers(result: dict[str, Any]) -> str:
+    rows = []
+    for r in result["results"]:
+        shape, found = r["shape"], {row["layer"]: row for row in r["layers"]}
+        ours, linear = found["KANLinear"], next(row for name, row in found.items() if name.startswith("Linear"))
+        others = (found["KANLinear compiled"], found["Cox-de Boor"], found["RBF"], linear)
+        rows.append(
+            [
+                "{batch}, {in} → {out}, G {grid_size}, k {order}".format(**shape),
+                *(f"{ours[key]:.2f}" for key in ("forward_ms", "forward_backward_ms")),
+                *(f"{ours[key]:.2f}" for key in ("forward_ratio", "forward_backward_ratio")),
+                f"{100 / ours['forward_backward_ratio']:.0f} %",
+                *(f"{row['forward_backward_ms'] / ours['forward_backward_ms']:.2f}" for row in others),
+                f"{ours['memory_mib'] / found['gemm']['memory_mib']:.2f}",
+            ]
+        )
+    heads = ["batch, in → out", "fwd ms", "fwd+bwd ms", "fwd/GEMM", "fwd+bwd/GEMM", "of the GEMM limit"]
+    heads += ["compiled", "Cox-de Boor", "RBF", "Linear", "memory/GEMM"]
+    return (
+        f"The B-spline KANLinear, eager float32, medians of {result['repeats']} repetitions or more. GEMM: the matrix\n"
+        "product of the expanded operand, with both backward products. The columns after the GEMM limit are times of\n"
+        "others over ours, forward + backward: the same layer compiled, the textbook layer, as many Gaussians, and an\n"
+        "`nn.Linear` of as many parameters.\n\n" + table(heads, rows)
+    )
+
+
+def group_rational(result: dict[str, Any]) -> str:
+    rows = [
+        [
+            f"{' x '.join(map(str, r['shape']))}, {c['contender']}",
+            *(f"{c[key]:.2f}" for key in ("forward_ms", "forward_backward_ms", "forward_ratio")),
+            *(f"{c[key]:.2f}" for key in ("forward_backward_ratio", "memory_in_x")),
+            ", ".join(f"{error:.1e}" for error in c.get("coefficient_gradient_errors", ())) or "-",
+        ]
+        for r in result["results"]
+        for c in r["contenders"]
+    ]
+    heads = ["shape, contender", "fwd ms", "fwd+bwd ms", "fwd/GELU", "fwd+bwd/GELU", "memory/x", "errors of da, db"]
+    return (
+        "KAT's activation, float32; errors of the coefficient gradients are the largest difference to float64 over\n"
+        f"the largest value. Medians of {result['repeats']} repetitions.\n\n" + table(heads, rows)
+    )
+
+
+def daruan(result: dict[str, Any]) -> str:
+    keys = ("forward_ms", "forward_backward_ms", "peak_mib", "forward_times_gemm", "forward_backward_times_gemm")
+    keys += ("forward_faster_than_simulation", "forward_backward_faster_than_simulation")
+    rows = [
+        [
+            "{}, {} → {}, r {}, ".format(*r["shape"], r["reps"]) + name,
+            *(f"{row[key]:.2f}" if key in row else "-" for key in keys),
+        ]
+        for r in result["results"]
+        for name, row in r["contenders"].items()
+    ]
+    heads = ["shape, contender", "fwd ms", "fwd+bwd ms", "peak MiB", "fwd/GEMM", "fwd+bwd/GEMM"]
+    heads += ["simulation/fwd", "simulation/fwd+bwd"]
+    return (
+        "DARUAN layers, float32, against the matrix product of the dense form and the simulation of every edge in\n"
+        f"eager torch. Medians of {result['repeats']} repetitions, of the simulations fewer.\n\n" + table(heads, rows)
+    )
+
+
+def kernels(result: dict[str, Any]) -> str:
+    text = (
+        'Forward, backward and peak memory of every backend; \\* marks the one of `backend="auto"`. Ratios are of\n'
+        "forward + backward, in inference of forward: the contender's time over that of the column. Limits: the rate\n"
+        "of a large matrix product, for group_rational the bandwidth of a copy, measured in the same run:\n"
+    )
+    for dtype, limit in result["ceilings"].items():
+        rates = [limit[key] / 1e9 for key in ("product_flops_per_second", "copy_bytes_per_second")]
+        text += "\n- {}: {:.0f} GFLOP/s, {:.1f} GB/s".format(dtype, *rates)
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for r in result["records"]:
+        groups.setdefault(f"{r['op']}, {r['dtype']}", []).append(r)
+    return text + "".join(f"\n\n### {name}\n\n{kernel_table(group)}" for name, group in groups.items())
+
+
+BASES = ("reference", "reference compiled", "Cox-de Boor", "FlashKAT style", "gemm", "linear")
+BASES += ("linear, same parameters", "gelu", "copy")
+
+
+def kernel_table(records: list[dict[str, Any]]) -> str:
+    """Times of what computes one op, and below them what has none, and why."""
+    timed = [r for r in records if "forward_ms" in r and "errors" in r]
+    bases = [base for base in BASES if any(base in r["ratios"] for r in timed)]
+    rows = [
+        [
+            r["title"] + ", " + r["contender"] + (r" \*" if r["auto"] else ""),
+            *(f"{r[key]:.3f}" if key in r else "-" for key in ("forward_ms", "backward_ms")),
+            *(f"{100 * r[key]:.0f} %" if key in r else "-" for key in ("forward_share", "backward_share")),
+            f"{r['peak_mib']:.1f}",
+            *(ratio(r, base) for base in bases),
+        ]
+        for r in timed
+    ]
+    heads = ["shape, contender", "fwd ms", "bwd ms", "fwd of limit", "bwd of limit", "peak MiB"]
+    text = table([*heads, *(f"/{base}" for base in bases)], rows) if rows else ""
+    without: dict[str, list[str]] = {}
+    for r in records:
+        for key in ("left_out", "wrong", "failed"):  # a backend that the op does not have is no news
+            if key in r:
+                without.setdefault(f"{r['contender']}: {r[key]}", []).append(r["title"])
+    lines = [f"- {'; '.join(titles)}: {reason}" for reason, titles in without.items()]
+    return "\n".join([text, *(["Without times:", "", *lines] if lines else [])]).rstrip("\n")
+
+
+def ratio(record: dict[str, Any], base: str) -> str:
+    """The time over that of `base`, by the widest measure there is."""
+    found = record["ratios"].get(base)
+    return f"{found.get('forward_backward', found['forward']):.2f}" if found else "-"
+
+
 SECTIONS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
+    "layers-cpu": ("The B-spline layer and the matrix product (`layers.py`)", layers),
+    "kernels-cpu": ("Kernels on the CPU (`kernels.py`)", kernels),
+    "kernels-cuda": ("Kernels on a GPU (`kernels.py --device cuda`)", kernels),
+    "group-rational-cpu": ("The group-rational activation (`group_rational.py`)", group_rational),
+    "daruan-cpu": ("DARUAN layers (`daruan.py`)", daruan),
+    "daruan-cuda": ("DARUAN layers on a GPU (`daruan.py --device cuda`)", daruan),
     "layers-families-cpu": ("Speed and memory of every layer (`layers.py --families`)", families),
     "families-mnist-cpu": ("MNIST with every layer (`families_mnist.py`)", families_mnist),
     "functions-cpu": ("Function fitting (`functions.py`)", functions),
@@ -148,8 +273,9 @@ def render() -> str:
         if path.exists():
             result = json.loads(path.read_text())
             m = result["machine"]
-            where = f"{m['cpu']}, {m['capability']}, {m['threads']} thread(s), torch {m['torch']}, {m['time'][:10]}"
-            text += f"\n## {title}\n\n{where}, commit `{(m['commit'] or '')[:7]}`.\n\n{section(result)}"
+            device = m.get("gpu") or f"{m['cpu']}, {m['capability']}, {m['threads']} thread(s)"
+            where = f"{device}, torch {m['torch']}, {m['time'][:10]}, commit `{commit(m)}`"
+            text += f"\n## {title}\n\n{where}.\n\n{section(result).rstrip()}\n"
     return text
 
 

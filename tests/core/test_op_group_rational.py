@@ -1,4 +1,4 @@
-"""The group-rational op: the CPU path and the Triton kernels (in Triton's interpreter) against the definition."""
+"""The group-rational op: the CPU paths and the Triton kernels (in Triton's interpreter) against the definition."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from kan_core.errors import KANError
-from kan_core.layers import GroupRationalLinear, Rational
-from kan_core.ops import explain, group_rational, use_backend
-from kan_core.ops.group_rational import DENOMINATORS, cpu
+from kan_core.layers import GroupRationalLinear, PadeLinear, Rational
+from kan_core.ops import _native, explain, group_rational, use_backend
+from kan_core.ops.group_rational import DENOMINATORS, cpu, native
 
 F64 = torch.float64
 FORMS = list(DENOMINATORS)
@@ -28,6 +28,11 @@ SWISH = (
     [3.0549e-7, 0.5000007854, 0.2499978342, 0.0532662827, 0.0058030346, 0.0002751961],
     [-4.1116e-6, 0.1065289934, -1.2690e-6, 0.0005502331],
 )
+NATIVE = pytest.param(
+    "native", marks=pytest.mark.skipif(bool(_native.unavailable()), reason=_native.unavailable() or "there is one")
+)
+fast = pytest.mark.parametrize("backend", ["cpu", NATIVE])
+every = pytest.mark.parametrize("backend", ["reference", "cpu", NATIVE])
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 
 
@@ -59,7 +64,7 @@ def assert_same(got: dict[str, Tensor], want: dict[str, Tensor], rms: float) -> 
         assert error <= rms, f"{name}: relative RMS error {error:.2e} > {rms:.0e}"
 
 
-# --- the CPU path against the definition
+# --- the CPU paths against the definition
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -67,24 +72,36 @@ def assert_same(got: dict[str, Tensor], want: dict[str, Tensor], rms: float) -> 
 @pytest.mark.parametrize(
     ("features", "groups"), [(8, 1), (8, 2), (8, 8), (24, 2), (24, 8), (24, 24), (192, 8), (768, 8)]
 )
-def test_flashkat_6_cpu_equals_reference(form, rows, features, groups):
+@fast
+def test_flashkat_6_equals_reference(backend, form, rows, features, groups):
     for shared in (True, False):
         arguments = problem(rows, features, groups, form, shared=shared)
-        assert_same(run("cpu", *arguments, form), run("reference", *arguments, form), 1e-12)
+        assert_same(run(backend, *arguments, form), run("reference", *arguments, form), 1e-12)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("rows", "features", "groups"), [(200, 1, 1), (300, 7, 7), (5, 1001, 7), (2, 4099, 1)])
+@fast
+def test_odd_widths_leave_vectors_partly_filled(backend, form, rows, features, groups):
+    """Also a line that is shorter than the others, and rows of more columns than fit in one tile."""
+    arguments = problem(rows, features, groups, form, shared=False)
+    assert_same(run(backend, *arguments, form), run("reference", *arguments, form), 1e-12)
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("m", "n"), [(1, 1), (3, 2), (2, 5), (7, 6)])
-def test_flashkat_5_7_any_degrees(form, m, n):
+@fast
+def test_flashkat_5_7_any_degrees(backend, form, m, n):
     arguments = problem(50, 12, 3, form, m=m, n=n, shared=False)
-    assert_same(run("cpu", *arguments, form), run("reference", *arguments, form), 1e-12)
+    assert_same(run(backend, *arguments, form), run("reference", *arguments, form), 1e-12)
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_shared_denominators(form):
+@fast
+def test_shared_denominators(backend, form):
     x, a, b, grad = problem(50, 12, 3, form, shared=False)
     arguments = (x, a, b[:1], grad)
-    assert_same(run("cpu", *arguments, form), run("reference", *arguments, form), 1e-12)
+    assert_same(run(backend, *arguments, form), run("reference", *arguments, form), 1e-12)
 
 
 @pytest.mark.parametrize("block", [1, 24 * 16, 1 << 12])
@@ -95,16 +112,77 @@ def test_many_blocks_and_a_rest_give_what_one_block_gives(monkeypatch, block):
     assert_same(run("cpu", *arguments, "sum_of_abs"), want, 1e-14)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", [NATIVE])
+def test_bits_do_not_depend_on_the_number_of_threads(name, dtype):
+    """Nor on a second run: several slabs of blocks, in every thread."""
+    x, a, b, grad = problem(9001, 48, 8, dtype=torch.float32)
+    arguments = (x.to(dtype), a, b, grad.to(dtype), "sum_of_abs")
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            results.append(run(name, *arguments))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(results[0][key], other[key]) for other in results[1:] for key in other)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+@pytest.mark.parametrize("name", [NATIVE])
+def test_infinity_and_nan_are_those_of_the_reference(name, form, dtype):
+    """F everywhere; dx not where powers of a finite x overflow: autograd multiplies infinity by 0 more often."""
+    inf = torch.inf
+    x = torch.tensor([inf, -inf, torch.nan, 1e4, -1e4, 1e30, -1e30, 0.0], dtype=dtype).expand(3, 8).contiguous()
+    identity, zero = torch.eye(6, dtype=dtype)[1:2], torch.zeros(1, 4 + (form == "floor"), dtype=dtype)
+    for numerator in (identity, torch.randn(1, 6, dtype=dtype), torch.randn(1, 2, dtype=dtype)):
+        for denominator in (zero, torch.rand_like(zero), -torch.rand_like(zero)):
+            arguments = (x, numerator, denominator, torch.ones_like(x), form)
+            got, want = run(name, *arguments), run("reference", *arguments)
+            torch.testing.assert_close(got["y"], want["y"], equal_nan=True)
+            safe = ~((x[0].abs() > 1e5) & x[0].isfinite())
+            torch.testing.assert_close(got["dx"][:, safe], want["dx"][:, safe], equal_nan=True)
+
+
+@every
+def test_kat_7_1_identity_is_exact(backend):
+    x = torch.cat([torch.randn(77), torch.tensor([1e-42, -1e-42, 3e38, -3e38, 0.0])])[:, None].requires_grad_()
+    y = group_rational(x, torch.eye(6)[1:2], torch.zeros(1, 4), backend=backend)
+    assert torch.equal(y, x)
+    assert torch.equal(torch.autograd.grad(y.sum(), x)[0][:77], torch.ones(77, 1))
+
+
+@every
+def test_kat_7_2_and_7_3_golden_values(backend):
+    def values(points, a, b, form):
+        a, b = (torch.tensor([c], dtype=F64) for c in (a, b))
+        return group_rational(torch.tensor(points, dtype=F64)[:, None], a, b, form=form, backend=backend)[:, 0]
+
+    golden = [-0.14227882, -0.26894159, 3.0549e-7, 0.73105834, 1.76159399, 4.96471972]
+    got = values([-3.0, -1, 0, 1, 2, 5], *SWISH, "sum_of_abs")
+    torch.testing.assert_close(got, torch.tensor(golden, dtype=F64), rtol=0, atol=6e-9)
+    random = [0.1, 0.8, -0.3, 0.05, 0.02, -0.01], [0.2, -0.5, 0.1, -0.05]
+    for form, golden in (
+        ("sum_of_abs", [0.37257698, 0.02645914, -0.30604534, 0.1]),
+        ("abs_of_sum", [0.49253610, 0.05440000, -0.30604534, 0.1]),
+    ):
+        got = values([0.7, 3.0, -0.5, 0.0], *random, form)
+        torch.testing.assert_close(got, torch.tensor(golden, dtype=F64), rtol=0, atol=6e-9)
+
+
 @pytest.mark.parametrize("form", ["sum_of_abs", "abs_of_sum", "floor"])
-def test_flashkat_6_float32_is_close_to_float64(form):
+@fast
+def test_flashkat_6_float32_is_close_to_float64(backend, form):
     x, a, b, grad = problem(1031, 192, 8, form, dtype=torch.float32)
-    got, want = run("cpu", x, a, b, grad, form), run("reference", *(t.double() for t in (x, a, b, grad)), form)
+    got, want = run(backend, x, a, b, grad, form), run("reference", *(t.double() for t in (x, a, b, grad)), form)
     assert {t.dtype for t in got.values()} == {torch.float32}
     assert_same(got, want, 1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@every
 def test_kat_7_12_half_in_half_out_computed_in_float32(dtype, backend):
     x, a, b, grad = problem(300, 48, 8, dtype=torch.float32)
     x, grad = x.to(dtype), grad.to(dtype)
@@ -128,11 +206,12 @@ def test_autocast_leaves_the_coefficients_in_float32_and_the_type_of_x_alone():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_kat_7_10_coefficient_gradients_of_the_swish_set_in_float32_over_2_million_numbers(seed):
+@fast
+def test_kat_7_10_coefficient_gradients_of_the_swish_set_in_float32_over_2_million_numbers(backend, seed):
     torch.manual_seed(seed)
     x, grad = torch.randn(2731, 768), torch.randn(2731, 768)
     a, b = torch.tensor([SWISH[0]]), torch.tensor([SWISH[1]] * 8)
-    got = run("cpu", x, a, b, grad, "sum_of_abs")
+    got = run(backend, x, a, b, grad, "sum_of_abs")
     want = run("cpu", *(t.double() for t in (x, a, b, grad)), "sum_of_abs")
     for name in ("da", "db"):
         error = (got[name] - want[name]).abs().max() / want[name].abs().max()
@@ -140,15 +219,16 @@ def test_kat_7_10_coefficient_gradients_of_the_swish_set_in_float32_over_2_milli
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_kat_7_10_same_bits_twice_and_flashkat_6_linear_in_the_gradient(form):
+@fast
+def test_kat_7_10_same_bits_twice_and_flashkat_6_linear_in_the_gradient(backend, form):
     x, a, b, grad = problem(700, 24, 8, form, dtype=torch.float32)
-    once, again, twice = (run("cpu", x, a, b, g, form) for g in (grad, grad, 2 * grad))
+    once, again, twice = (run(backend, x, a, b, g, form) for g in (grad, grad, 2 * grad))
     assert all(torch.equal(once[name], again[name]) for name in once)
     assert all(torch.equal(2 * once[name], twice[name]) for name in ("dx", "da", "db"))
 
 
 @pytest.mark.parametrize("form", ["sum_of_abs", "abs_of_sum"])
-@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@every
 def test_kat_2_3_derivatives_of_absolute_values_at_zero(form, backend):
     """+1 for b = 0 and a sum of 0; for |x| itself 0, the mean of both sides."""
     x = torch.tensor([[0.0], [-0.0], [-1.5], [2.0]], dtype=F64)
@@ -164,7 +244,7 @@ def test_kat_2_3_derivatives_of_absolute_values_at_zero(form, backend):
         torch.testing.assert_close(one["dx"][:2], slope * grad[:2])
 
 
-@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@every
 def test_kat_7_11_layouts_of_x_and_of_the_gradient(backend):
     x, a, b, grad = problem(12, 24, 8)
     want = run(backend, x, a, b, grad, "sum_of_abs")
@@ -178,24 +258,35 @@ def test_kat_7_11_layouts_of_x_and_of_the_gradient(backend):
     assert group_rational(x[0], a, b, backend=backend).shape == (24,)
 
 
-def test_memory_is_that_of_x_y_and_dx_and_of_a_block():
+@pytest.mark.parametrize(
+    ("backend", "dtype", "workspace"),
+    [
+        ("cpu", torch.float32, 7 * 4 * cpu.BLOCK_ELEMENTS),
+        ("cpu", torch.bfloat16, 9 * 4 * cpu.BLOCK_ELEMENTS),
+        pytest.param("native", torch.float32, 0, marks=NATIVE.marks),
+        pytest.param("native", torch.bfloat16, 3 * 4 * native.WIDENED, marks=NATIVE.marks),
+    ],
+    ids=str,
+)
+def test_memory_is_that_of_x_y_and_dx_and_of_a_block(backend, dtype, workspace):
+    """FlashKAT 6: at most 1 MB of workspace, for the native kernels on float32; half precision is widened by parts."""
     x, a, b, grad = problem(4096, 768, 8, dtype=torch.float32)
-    x.requires_grad_()
+    x, grad = x.to(dtype).requires_grad_(), grad.to(dtype)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as recorded:
-        group_rational(x, a, b).backward(grad)
+        group_rational(x, a, b, backend=backend).backward(grad)
     alive = peak = 0
     for event in recorded.profiler.kineto_results.events():
         if event.name() == "[memory]":
             alive += event.nbytes()
             peak = max(peak, alive)
-    assert peak <= 2 * x.nbytes + 7 * 4 * cpu.BLOCK_ELEMENTS + 2**20
+    assert peak <= 2 * x.nbytes + workspace + 2**20
 
 
 # --- derivatives, compilation, transforms
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@every
 def test_kat_7_6_first_and_second_derivatives(form, backend):
     x, a, b, _ = problem(4, 6, 3, form, shared=False)
     x = x.abs() + 0.2
@@ -208,14 +299,14 @@ def test_kat_7_6_first_and_second_derivatives(form, backend):
     assert gradgradcheck(function, arguments)
 
 
-def test_third_derivative_through_the_cpu_path():
+@fast
+def test_third_derivative(backend):
     third = []
-    for backend in ("reference", "cpu"):
-        x, a, b, _ = problem(3, 6, 3)
+    for name in ("reference", backend):
         torch.manual_seed(1)
         x = torch.rand(3, 6, dtype=F64, requires_grad=True)
         a, b = torch.linspace(-1, 1, 6, dtype=F64)[None], torch.linspace(0.1, 1, 12, dtype=F64).view(3, 4)
-        derivative = group_rational(x, a, b, backend=backend)
+        derivative = group_rational(x, a, b, backend=name)
         for _ in range(3):
             (derivative,) = torch.autograd.grad(derivative.sum(), x, create_graph=True)
         third.append(derivative.detach())
@@ -223,39 +314,43 @@ def test_third_derivative_through_the_cpu_path():
     assert third[0].abs().min() > 0
 
 
-def test_gradient_that_depends_on_x_is_differentiated_once():
+@fast
+def test_gradient_that_depends_on_x_is_differentiated_once(backend):
     x, a, b, _ = problem(5, 6, 3)
     results = []
-    for backend in ("reference", "cpu"):
+    for name in ("reference", backend):
         z = x.clone().requires_grad_()
-        (dx,) = torch.autograd.grad(group_rational(z, a, b, backend=backend), z, z.sin(), create_graph=True)
+        (dx,) = torch.autograd.grad(group_rational(z, a, b, backend=name), z, z.sin(), create_graph=True)
         results.append(torch.autograd.grad(dx.square().sum(), z)[0])
     torch.testing.assert_close(results[1], results[0])
 
 
 @pytest.mark.parametrize("needed", [(0,), (1,), (2,), (0, 2)])
-def test_only_the_gradients_that_are_asked_for(needed):
+@fast
+def test_only_the_gradients_that_are_asked_for(backend, needed):
     tensors = list(problem(20, 24, 8)[:3])
     for i in needed:
         tensors[i].requires_grad_()
     (got, want) = (
         torch.autograd.grad(group_rational(*tensors, backend=name).sum(), [tensors[i] for i in needed])
-        for name in ("cpu", "reference")
+        for name in (backend, "reference")
     )
     for g, w in zip(got, want, strict=True):
         torch.testing.assert_close(g, w)
 
 
-@pytest.mark.parametrize("form", ["sum_of_abs", "floor"])
-def test_opcheck(form):
+@pytest.mark.parametrize(
+    ("backend", "form"), [("cpu", "sum_of_abs"), pytest.param("native", "floor", marks=NATIVE.marks)]
+)
+def test_opcheck(backend, form):
     x, a, b, grad = problem(3, 6, 3, form)
     arguments = [t.requires_grad_() for t in (x, a, b)]
-    torch.library.opcheck(torch.ops.kan.group_rational_fwd, (*arguments, form, "cpu"))
-    torch.library.opcheck(torch.ops.kan.group_rational_bwd, (grad, *arguments, form, "cpu", True, True))
-    torch.library.opcheck(torch.ops.kan.group_rational_bwd, (grad, *arguments, form, "cpu", True, False))
+    torch.library.opcheck(torch.ops.kan.group_rational_fwd, (*arguments, form, backend))
+    torch.library.opcheck(torch.ops.kan.group_rational_bwd, (grad, *arguments, form, backend, True, True))
+    torch.library.opcheck(torch.ops.kan.group_rational_bwd, (grad, *arguments, form, backend, True, False))
 
 
-@pytest.mark.parametrize("backend", ["auto", "cpu"])
+@pytest.mark.parametrize("backend", ["auto", "cpu", NATIVE])
 def test_compile_fullgraph(backend):
     arguments = problem(6, 24, 8)
 
@@ -295,7 +390,7 @@ def test_export_is_ordinary_ops():
     torch.testing.assert_close(program.module()(x), module(x))
 
 
-@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@every
 def test_vmap_over_inputs_coefficients_and_gradients(backend):
     x, a, b = torch.randn(5, 7, 24, dtype=F64), torch.randn(5, 1, 6, dtype=F64), torch.randn(8, 5, 4, dtype=F64)
 
@@ -329,6 +424,23 @@ def test_layers_hand_their_backend_on():
     with pytest.raises(KANError, match="argument backend is 'fast'; choose one of auto, reference, cpu, native"):
         Rational(8, backend="fast")(x)
     assert torch.equal(Rational(8, backend="cpu")(x), Rational(8, backend="reference")(x))
+    for layer in (Rational, GroupRationalLinear, PadeLinear):
+        module = layer(8, backend="cpu") if layer is Rational else layer(8, 4, backend="cpu")
+        assert [(c.op, c.name) for c in explain(module, x)] == [("group_rational", "cpu")]
+
+
+@pytest.mark.skipif(bool(_native.unavailable()), reason=_native.unavailable() or "there is one")
+def test_auto_is_native_up_to_64_coefficients():
+    x = torch.zeros(2, 8)
+    fits, exceeds = ((torch.zeros(1, size), torch.zeros(8, 4)) for size in (59, 60))
+    assert [c.name for c in explain(lambda x: group_rational(x, *fits), x)] == ["native"]
+    (choice,) = explain(lambda x: group_rational(x, *exceeds), x)
+    assert (choice.name, "not native: its kernels take at most 64 coefficients, not 65" in choice.reason) == (
+        "cpu",
+        True,
+    )
+    with pytest.raises(KANError, match="is 'native', but its kernels take at most 64 coefficients, not 65"):
+        group_rational(x, *exceeds, backend="native")
 
 
 def test_triton_is_never_replaced_silently(monkeypatch):

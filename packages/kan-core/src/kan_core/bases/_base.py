@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kan_core.errors import KANError
+from kan_core.ops.basis_linear.form import PlaneForm
 from kan_core.registry import Registry
 
 REGISTRY: Registry[Basis] = Registry("basis", "kan_core.bases")
@@ -52,6 +53,13 @@ class Basis(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """All functions at all inputs: ``(..., in_features) -> (..., in_features, K)``."""
         return self.planes(x).transpose(-1, -2)
+
+    def plane_form(self) -> PlaneForm | None:
+        """These functions as the kernels of :func:`kan_core.ops.basis_linear` know them; None where there is no kernel.
+
+        None also where the kernels have no gradient for a parameter. Only for an instance that is bound to inputs.
+        """
+        return None
 
     @property
     def flops_per_input(self) -> int:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Callable
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from kan_core.bases._base import Basis, check_at_least
 from kan_core.errors import KANError
+from kan_core.ops.basis_linear.form import PlaneForm
 
 
 class Polynomial(Basis):
@@ -46,7 +48,18 @@ class Polynomial(Basis):
 
 
 class ThreeTerm(Polynomial):
-    r"""Polynomials by their recurrence: p_0 = 1, p_1 = a_0 u + b_0, p_{n+1} = (a_n u + b_n) p_n − c_n p_{n−1}."""
+    r"""Polynomials by their recurrence: p_0 = 1, p_1 = a_0 u + b_0, p_{n+1} = (a_n u + b_n) p_n − c_n p_{n−1}.
+
+    Attributes:
+        middle: The middle of the squashed arguments, u = middle + tanh(x).
+    """
+
+    middle: ClassVar[float] = 0.0
+
+    def __init__(self, degree: int, squash: bool) -> None:
+        super().__init__(degree, squash)
+        self.table: Tensor  # (degree + 1, 3, 1): a_n, b_n and c_n, for the kernels; filled when bound to inputs
+        self.register_buffer("table", torch.empty(degree + 1, 3, 1), persistent=False)
 
     def recurrence(self, n: int) -> tuple[float, float, float | Tensor]:
         """a_n, b_n and c_n for n in 0 … degree − 1; c_0 is not used. A learned c_n is a tensor without dimensions."""
@@ -73,6 +86,26 @@ class ThreeTerm(Polynomial):
             following = torch.addcmul(p[-2] * -c, u, p[-1], value=a)
             p.append(torch.add(following, p[-1], alpha=b) if b else following)
         return torch.stack(p, dim=-2)
+
+    def plane_form(self) -> PlaneForm | None:
+        """The recurrence's factors; None when they are learned, for which the kernels have no gradient."""
+        if self._learned():
+            return None
+        if self.squash:
+            return PlaneForm("polynomial-tanh", offset=self.middle, table=self.table)
+        return PlaneForm("polynomial", table=self.table)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        # made again, not cast: also in a module of half precision the factors keep their digits
+        if not self._learned():
+            rows = [*map(self.recurrence, range(self.degree)), (0.0, 0.0, 0.0)]  # the last degree has no next one
+            dtype = torch.promote_types(self.table.dtype, torch.float32)
+            self.table = torch.tensor(rows, dtype=dtype, device=self.table.device).unsqueeze(-1)
+        return self
+
+    def _learned(self) -> bool:
+        return any(isinstance(self.recurrence(n)[2], Tensor) for n in range(1, self.degree))
 
 
 def check_above(name: str, value: float, bound: float) -> float:

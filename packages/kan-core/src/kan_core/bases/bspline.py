@@ -11,7 +11,9 @@ from torch import Tensor
 from kan_core.bases._base import REGISTRY, Basis, check_at_least, check_interval
 from kan_core.errors import KANError
 from kan_core.ops._dispatch import wants_reference
+from kan_core.ops.basis_linear.form import PlaneForm
 from kan_core.ops.bspline_linear.matrix import interval_matrices, interval_planes, matrix_planes, power_matrix
+from kan_core.ops.bspline_linear.recursion import recursion_planes
 from kan_core.ops.bspline_linear.reference import bspline_planes, has_closed_form
 
 Edge = Literal["decay", "clamp", "linear"]
@@ -79,9 +81,14 @@ class BSpline(Basis):
         grid = torch.linspace(low, high, grid_size + 1, dtype=torch.float64)
         self.knots: Tensor  # (in_features, G + 2k + 1); a prototype has one row for all
         self.register_buffer("knots", extend_grid(grid[None], order))
-        self.matrices: Tensor | None  # what they are follows from the knots
-        self.register_buffer("matrices", None, persistent=False)
-        self._update_matrices()
+        # What follows from the knots: the left end of each input's grid and the mean width of its intervals, shape
+        # (in,), and the constants of the matrix form.
+        self.low: Tensor
+        self.step: Tensor
+        self.matrices: Tensor | None
+        for name in ("low", "step", "matrices"):
+            self.register_buffer(name, None, persistent=False)
+        self._update_derived()
 
     @property
     def num_functions(self) -> int:  # type: ignore[override]
@@ -103,25 +110,24 @@ class BSpline(Basis):
         """Whether a layer may compute itself by the fused op for uniform grids."""
         return self.uniform and self.evaluator == "auto"
 
+    def plane_form(self) -> PlaneForm | None:
+        """The knots of each function, or where they are even the grid; None for an evaluator that is asked for."""
+        if self.evaluator != "auto" or self.edge == "linear" or not 1 <= self.order <= 5:
+            return None
+        if self.uniform:
+            return PlaneForm(f"bspline-{self.edge}", self.order, a=self.low, b=self.step)
+        own = self.knots.T.unfold(0, self.order + 2, 1).transpose(1, 2)  # (K, k + 2, in)
+        return PlaneForm(f"knots-{self.edge}", self.order, a=self.low, b=self.grid[:, -1], table=own)
+
     @property
     def grid(self) -> Tensor:
         """The knots inside the domain, ends included, shape ``(in_features, G + 1)``."""
         return self.knots[:, self.order : self.order + self.grid_size + 1]
 
-    @property
-    def low(self) -> Tensor:
-        """Left end of each input's grid, shape ``(in_features,)``."""
-        return self.knots[:, self.order]
-
-    @property
-    def step(self) -> Tensor:
-        """Mean width of each input's intervals, shape ``(in_features,)``."""
-        return (self.knots[:, self.order + self.grid_size] - self.low) / self.grid_size
-
     def planes(self, x: Tensor) -> Tensor:
         """All functions at all inputs: ``(..., in_features) -> (..., K, in_features)``."""
         if self.matrices is None:
-            return _recursion_planes(x, self.knots.to(x.dtype), self.order, self.edge)
+            return recursion_planes(x, self.knots.to(x.dtype), self.order, self.edge)
         if not self.uniform:
             return interval_planes(x, self.knots.to(x.dtype), self.matrices.to(x.dtype), self.edge)
         low, step = self.low.to(x.dtype), self.step.to(x.dtype)
@@ -136,7 +142,7 @@ class BSpline(Basis):
         """A fresh copy with one row of knots for each input."""
         bound = super().bind(in_features, device, dtype)
         bound.knots = _column_major(bound.knots[:1].expand(in_features, -1))
-        bound._update_matrices()
+        bound._update_derived()
         return bound
 
     def outside(self, x: Tensor) -> Tensor:
@@ -177,7 +183,7 @@ class BSpline(Basis):
         knots = torch.where(usable[:, None], extend_grid(grid, self.order), self.knots.double())
         self.knots.copy_(knots)
         self.uniform = _is_uniform(self.knots)
-        self._update_matrices()
+        self._update_derived()
 
     @torch.no_grad()
     def refine(self, grid_size: int) -> None:
@@ -189,7 +195,7 @@ class BSpline(Basis):
         grid = torch.lerp(old[:, below], old[:, below + 1], (position - below).expand(len(old), -1))
         self.grid_size = grid_size
         self.knots = _column_major(extend_grid(grid, self.order).to(self.knots.dtype))
-        self._update_matrices()
+        self._update_derived()
 
     def fit_points(self) -> Tensor:
         """K + 1 points in every interval, the grid's ends included: shape ``(points, in_features)``, float64."""
@@ -203,14 +209,16 @@ class BSpline(Basis):
         super()._load_from_state_dict(state_dict, prefix, *args)
         if not self.knots.is_meta:
             self.uniform = _is_uniform(self.knots)
-        self._update_matrices()
+        self._update_derived()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self._update_matrices()  # made again, not cast: a module that becomes float64 is exact to float64
+        self._update_derived()  # made again, not cast: a module that becomes float64 is exact to float64
         return self
 
-    def _update_matrices(self) -> None:
+    def _update_derived(self) -> None:
+        self.low = self.knots[:, self.order].contiguous()
+        self.step = (self.knots[:, self.order + self.grid_size] - self.low) / self.grid_size
         self.matrices = None
         if self.evaluator == "matrix" or (self.evaluator == "auto" and self.uniform):
             dtype = torch.promote_types(self.knots.dtype, torch.float32)
@@ -245,43 +253,3 @@ def _is_uniform(knots: Tensor) -> bool:
         * knots.double().abs().amax(dim=1, keepdim=True)
     )
     return bool((gaps - gaps.mean(dim=1, keepdim=True)).abs().le(rounding).all())
-
-
-def _recursion_planes(x: Tensor, knots: Tensor, order: int, edge: Edge) -> Tensor:
-    """Cox-de Boor on each input's own knots: ``(..., in) -> (..., K, in)``, with the edge policies of `BSpline`."""
-    t = knots.T  # (G + 2k + 1, in)
-    low, high = t[order], t[-1 - order]
-    inside = x.clamp(low, high)
-    if edge == "clamp":
-        return _cox_de_boor(inside, t, order, order)
-    if edge == "linear":
-        return _cox_de_boor(inside, t, order, order) + (x - inside).unsqueeze(-2) * _derivative(inside, t, order)
-    # Beyond the extended grid everything is 0; the clamp keeps infinities out of 0 * inf and lets NaN through.
-    width = high - low
-    return _cox_de_boor(x.clamp(t[0] - width, t[-1] + width), t, order, order)
-
-
-def _cox_de_boor(x: Tensor, t: Tensor, degree: int, order: int) -> Tensor:
-    """B_{i,p} = (x − t_i)/(t_{i+p} − t_i) B_{i,p−1} + (t_{i+p+1} − x)/(t_{i+p+1} − t_{i+1}) B_{i+1,p−1}, p = degree.
-
-    The grid ends `order` knots before the last one, and its right end belongs to its last cell.
-    """
-    at = torch.where(x == t[-1 - order], t[-2 - order], x).unsqueeze(-2)
-    x = x.unsqueeze(-2)
-    b = ((at >= t[:-1]) & (at < t[1:])).to(t.dtype)
-    if degree == 0:
-        return b + x * 0  # a constant, too, is a function of x: NaN must come through, and a gradient exist
-    for p in range(1, degree + 1):
-        rising = (x - t[: -p - 1]) / (t[p:-1] - t[: -p - 1]) * b[..., :-1, :]
-        falling = (t[p + 1 :] - x) / (t[p + 1 :] - t[1:-p]) * b[..., 1:, :]
-        b = rising + falling
-    return b
-
-
-def _derivative(x: Tensor, t: Tensor, order: int) -> Tensor:
-    """B'_i = k/(t_{i+k} − t_i) B_{i,k−1} − k/(t_{i+k+1} − t_{i+1}) B_{i+1,k−1}; x is held constant."""
-    if order == 0:
-        return torch.zeros((), dtype=t.dtype, device=t.device)
-    lower = _cox_de_boor(x.detach(), t, order - 1, order)
-    scaled = lower * (order / (t[order:] - t[:-order]))
-    return scaled[..., :-1, :] - scaled[..., 1:, :]

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from kan_core.bases._base import REGISTRY, Basis, check_at_least
+from kan_core.ops.basis_linear.form import PlaneForm
 
 
 @REGISTRY.register("fourier")
@@ -48,6 +49,10 @@ class Fourier(Basis):
         angle = x.unsqueeze(-2) * k
         waves = torch.stack([angle.cos(), angle.sin()], dim=-3)  # (..., 2, G, in)
         return (waves / k.square() if self.smooth else waves).flatten(-3, -2)
+
+    def plane_form(self) -> PlaneForm:
+        """Waves of whole frequencies, over k² when smooth."""
+        return PlaneForm("fourier", order=2 if self.smooth else 0)
 
     def extra_repr(self) -> str:
         """The arguments, for ``repr``."""

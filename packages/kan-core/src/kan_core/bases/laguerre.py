@@ -33,6 +33,7 @@ class Laguerre(ThreeTerm):
     """
 
     interval = None
+    middle = 1.0
     squash_flops = 7
 
     def __init__(self, degree: int = 4, squash: bool = True) -> None:
@@ -42,7 +43,7 @@ class Laguerre(ThreeTerm):
 
     def argument(self, x: Tensor) -> Tensor:
         """u, shape of `x`: 1 + tanh(x), or x itself without a squash."""
-        return 1 + torch.tanh(x) if self.squash else x
+        return self.middle + torch.tanh(x) if self.squash else x
 
     def recurrence(self, n: int) -> tuple[float, float, float]:
         """a_n, b_n and c_n of L_{n+1} = (a_n u + b_n) L_n − c_n L_{n−1}."""

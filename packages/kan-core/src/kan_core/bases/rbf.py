@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
 from kan_core.bases._base import REGISTRY, Basis, check_at_least, check_interval, check_positive
+from kan_core.ops.basis_linear.form import PlaneForm
 
 
 class _Radial(Basis):
     """Shared by both: `num_centers` centres over `grid_range`, and a width that defaults to their spacing."""
+
+    family: ClassVar[str | None] = None  # that kernels know
 
     def __init__(
         self,
@@ -39,6 +44,13 @@ class _Radial(Basis):
         """(x − g) / h for every centre: ``(..., K, in)``, in one pass over that many numbers."""
         scale = self.inverse_width.to(x.dtype)
         return (x * scale).unsqueeze(-2) - (self.centers.to(x.dtype) * scale)[:, None]
+
+    def plane_form(self) -> PlaneForm | None:
+        """Centres and inverse widths, shared by all inputs."""
+        if self.family is None:
+            return None
+        numbers = torch.stack([self.centers, self.inverse_width.expand_as(self.centers)], dim=1)
+        return PlaneForm(self.family, table=numbers.unsqueeze(-1))
 
     def extra_repr(self) -> str:
         """The arguments, for ``repr``."""
@@ -70,6 +82,8 @@ class GaussianRBF(_Radial):
     Raises:
         KANError: For an argument out of its range.
     """
+
+    family = "rbf"
 
     @property
     def flops_per_input(self) -> int:
@@ -103,6 +117,8 @@ class RSWAF(_Radial):
     Raises:
         KANError: For an argument out of its range.
     """
+
+    family = "rswaf"
 
     @property
     def flops_per_input(self) -> int:

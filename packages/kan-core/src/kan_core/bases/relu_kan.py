@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kan_core.bases._base import REGISTRY, Basis, check_at_least, check_interval
+from kan_core.ops.basis_linear.form import PlaneForm
 
 _LEAST_LOG_WIDTH = -14.0  # a support stays wider than 2e-6: 1/h and its gradient stay finite
 
@@ -74,11 +75,19 @@ class ReLUKAN(Basis):
         """Difference, scale, square, complement, relu and square for each function."""
         return 6 * self.num_functions
 
+    def _inverse_half_widths(self, dtype: torch.dtype) -> Tensor:
+        return self.log_half_widths.to(dtype).clamp_min(_LEAST_LOG_WIDTH).neg().exp()
+
     def planes(self, x: Tensor) -> Tensor:
         """All functions at all inputs: ``(..., in_features) -> (..., K, in_features)``."""
-        inverse = self.log_half_widths.to(x.dtype).clamp_min(_LEAST_LOG_WIDTH).neg().exp()
-        z = (x.unsqueeze(-2) - self.centers.to(x.dtype)) * inverse
+        z = (x.unsqueeze(-2) - self.centers.to(x.dtype)) * self._inverse_half_widths(x.dtype)
         return (1 - z.square()).relu().square()
+
+    def plane_form(self) -> PlaneForm:
+        """Centres and inverse half-widths of every input."""
+        dtype = torch.promote_types(self.centers.dtype, torch.float32)
+        numbers = torch.stack([self.centers.to(dtype), self._inverse_half_widths(dtype)], dim=1)
+        return PlaneForm("relu-kan", table=numbers)
 
     def bind(
         self, in_features: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None

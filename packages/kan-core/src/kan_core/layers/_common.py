@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from kan_core.errors import KANError
+from kan_core.ops._common import at_least_float32 as at_least_float32
 
 ACTIVATION_FLOPS = {
     "zero": 0,
@@ -49,11 +49,6 @@ def check_edge(output: int, input: int, out_features: int, in_features: int) -> 
     """
     if not (0 <= output < out_features and 0 <= input < in_features):
         raise KANError(f"edge ({output}, {input}) does not exist: the layer has {out_features} x {in_features} edges")
-
-
-def at_least_float32(x: Tensor) -> Tensor:
-    """`x`, half precision widened: nonlinear parts are evaluated in float32 or more whatever autocast says."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def matmul(features: Tensor, weight: Tensor) -> Tensor:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -11,6 +14,7 @@ from kan_core.layers._base import KANLayer
 from kan_core.layers._common import check_input, check_sizes, matmul
 from kan_core.layers._norm import Norm
 from kan_core.ops import bspline_linear
+from kan_core.ops.basis_linear import basis_linear
 
 
 class KANLinear(KANLayer):
@@ -30,7 +34,9 @@ class KANLinear(KANLayer):
         bias: Add one constant per output.
         edge_scale: Learn one more factor per edge on its basis part (efficient-kan's standalone scaler).
         init_scale: Standard deviation of the basis part of an output at the start, see :meth:`reset_parameters`.
-        backend: How a uniform B-spline layer is computed, see :func:`kan_core.ops.bspline_linear`.
+        backend: How the layer is computed, see :data:`kan_core.ops.BACKENDS`: :func:`kan_core.ops.bspline_linear` for
+            a uniform B-spline, :func:`kan_core.ops.basis_linear` for other bases that have kernels. The rest is plain
+            torch, and takes "auto" and "reference" only.
         device: Where parameters and grids live.
         dtype: Type of parameters and grids.
 
@@ -106,33 +112,28 @@ class KANLinear(KANLayer):
         """Map ``(..., in_features)`` to ``(..., out_features)``."""
         check_input(x, self.in_features)
         weight = self.effective_weight()
-        if isinstance(self.basis, BSpline) and self.basis.fused:
-            y = self._bspline(x, weight, self.basis)
+        op = self._op()
+        # A SiLU base branch that sees the same input is one more plane.
+        fused = op is not None and self.norm is None and self.base in (None, "silu")
+        coefficients, base = (weight, None) if fused else self._split(weight)
+        z = self._normalised(x)
+        if op is not None:
+            y = op(z, coefficients, silu=fused and self.base is not None, backend=self.backend)
+        elif self.backend in ("auto", "reference"):
+            y = matmul(self._planes(z).flatten(-2), coefficients.flatten(0, 1))
         else:
-            if self.backend not in ("auto", "reference"):
-                raise KANError(f"backend {self.backend!r} computes uniform B-splines only, not {self.basis!r}")
-            coefficients, base = self._split(weight)
-            features = self._planes(self._normalised(x)).flatten(-2)
-            y = matmul(features, coefficients.flatten(0, 1))
-            if base is not None:
-                y = y + matmul(self._base(x), base[0])
+            raise KANError(f"backend is {self.backend!r}, but there is no kernel for {self.basis!r}; use 'auto'")
+        if base is not None:
+            y = y + matmul(self._base(x), base[0])
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
-    def _bspline(self, x: Tensor, weight: Tensor, basis: BSpline) -> Tensor:
-        """The fused op, with a SiLU base branch as one more plane when it sees the same input."""
-        fused = self.norm is None and self.base in (None, "silu")
-        coefficients, base = (weight, None) if fused else self._split(weight)
-        y = bspline_linear(
-            self._normalised(x),
-            coefficients,
-            basis.low,
-            basis.step,
-            order=basis.order,
-            edge=basis.edge,
-            silu=fused and self.base is not None,
-            backend=self.backend,
-        )
-        return y if base is None else y + matmul(self._base(x), base[0])
+    def _op(self) -> Callable[..., Tensor] | None:
+        """The op that computes this basis, None where only torch does."""
+        if isinstance(self.basis, BSpline) and self.basis.fused:
+            lo, step = self.basis.low, self.basis.step
+            return partial(bspline_linear, lo=lo, step=step, order=self.basis.order, edge=self.basis.edge)
+        form = self.basis.plane_form()
+        return None if form is None else partial(basis_linear, form=form, planes=self.basis.planes)
 
     def extra_repr(self) -> str:
         """The arguments, for ``repr``."""

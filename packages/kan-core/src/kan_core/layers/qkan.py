@@ -13,9 +13,9 @@ from torch.nn import functional as F
 from kan_core.bases._base import check_at_least
 from kan_core.errors import KANError
 from kan_core.layers._common import ACTIVATION_FLOPS, at_least_float32, check_input, matmul
-from kan_core.layers._edges import EdgeLinear, in_pieces
+from kan_core.layers._edges import EdgeLinear, _result_dtype, in_pieces
 from kan_core.layers._registry import register
-from kan_core.ops.daruan import daruan, fast_readout, rotate
+from kan_core.ops.daruan import daruan, fast_readout, op, rotate
 
 
 @register("qkan")
@@ -25,7 +25,8 @@ class QKANLinear(EdgeLinear):
     φ = ⟨Z⟩ of a qubit that starts in H|0⟩ and is turned by Rz(θ) Ry(θ') Rz(w x + b), `reps` times, then by one last
     Rz(θ) Ry(θ'). Without trainable frequencies (w = 1) and with the exact read-out, φ is a trigonometric polynomial of
     degree `reps`: its coefficients follow from θ, and the layer is one matrix product with the features cos nx, sin nx
-    and SiLU(x). Otherwise every edge is simulated, in bounded memory (:class:`EdgeLinear`).
+    and SiLU(x). Otherwise every edge is simulated: by kernels that add over the inputs as they go
+    (:func:`kan_core.ops.daruan.daruan_linear`), or in pieces of bounded memory (:class:`EdgeLinear`).
 
     Equation: φ(x) = p ⟨Z⟩ + c SiLU(x), H|0⟩ turned by Rz(θ_l) Ry(θ'_l) Rz(w_l x + b_l), l < r, then Rz(θ_r) Ry(θ'_r)
 
@@ -46,6 +47,8 @@ class QKANLinear(EdgeLinear):
         groups: Store this many circuits, and give input i the circuit i mod groups at *every* output: without `base`
             or `post_weight` all outputs are then equal but for the bias. None for a circuit per edge.
         bias: Add one constant per output.
+        backend: How edges are simulated: ``"auto"``, ``"reference"``, ``"native"`` or ``"triton"``, see
+            :data:`kan_core.ops.BACKENDS`. A layer that is one matrix product has no other way: "auto" or "reference".
         device: Where the parameters live.
         dtype: Type of the parameters.
 
@@ -53,7 +56,7 @@ class QKANLinear(EdgeLinear):
         mask: Buffer m, 1 for a present edge and 0 for a pruned one, see :meth:`prune`.
 
     Raises:
-        KANError: For an argument out of its range, or an input of another size.
+        KANError: For an argument out of its range, an input of another size, or a backend that cannot take it.
 
     Shape:
         - Input: ``(..., in_features)``
@@ -77,6 +80,7 @@ class QKANLinear(EdgeLinear):
         post_weight: bool = False,
         groups: int | None = None,
         bias: bool = True,
+        backend: str = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -88,7 +92,7 @@ class QKANLinear(EdgeLinear):
             raise KANError(f"readout must be 'exact' or 'fast', got {readout!r}")
         if groups is not None and check_at_least("groups", groups, 1) > in_features:
             raise KANError(f"groups must be at most in_features = {in_features}, got {groups}")
-        self.ansatz, self.readout, self.groups = ansatz, readout, groups
+        self.ansatz, self.readout, self.groups, self.backend = ansatz, readout, groups, backend
 
         def parameter(wanted: bool, *shape: int) -> nn.Parameter | None:
             return nn.Parameter(torch.empty(shape, device=device, dtype=dtype)) if wanted else None
@@ -146,9 +150,16 @@ class QKANLinear(EdgeLinear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(..., in_features)`` to ``(..., out_features)``."""
-        if not self.is_dense:
-            return super().forward(x)
         check_input(x, self.in_features)
+        if self.is_dense:
+            return self._product(x)
+        backend = op.choose(x, self.backend)
+        return super().forward(x) if backend == "reference" else self._fused(x, backend)
+
+    def _product(self, x: Tensor) -> Tensor:
+        """The layer as one matrix product."""
+        if self.backend not in ("auto", "reference"):
+            raise KANError(f"backend {self.backend!r} simulates circuits, but this layer is one matrix product")
         planes = self._planes()
         wide = at_least_float32(x)
         features = harmonics(wide, self.reps)
@@ -158,6 +169,17 @@ class QKANLinear(EdgeLinear):
         y = matmul(torch.stack(features, dim=-2).flatten(-2), weight.flatten(0, 1))
         constant = planes[0].sum(dim=0)
         return y + (constant if self.bias is None else constant + self.bias).to(y.dtype)
+
+    def _fused(self, x: Tensor, backend: str) -> Tensor:
+        """The simulation without a value per row and edge; the base branch is a matrix product of its own."""
+        theta, frequency, phase, factor, *base = (at_least_float32(p) for p in self.edge_parameters())
+        wide = at_least_float32(x)
+        y = op.run(backend, wide, theta, frequency, phase, factor, self.readout)
+        if base:
+            y = y + matmul(F.silu(wide), base[0].T)
+        if self.bias is not None:
+            y = y + self.bias
+        return y.to(_result_dtype(x, self.theta))
 
     def _circuits(self) -> tuple[Tensor, Tensor, Tensor]:
         """θ, w and b as ``(out or 1, in or groups, ...)``."""

@@ -51,7 +51,8 @@ class Rational(Activation):
         denominator: n, degree of Q, at least 1.
         share_numerator: One numerator for all groups.
         share_denominator: One denominator for all groups.
-        backend: ``"auto"``, ``"reference"``, ``"cpu"`` or ``"triton"``, see :data:`kan_core.ops.BACKENDS`.
+        backend: ``"auto"``, ``"reference"``, ``"cpu"``, ``"native"`` or ``"triton"``, see
+            :data:`kan_core.ops.BACKENDS`.
         device: Where the coefficients live.
         dtype: Type of the coefficients.
 
@@ -177,6 +178,7 @@ class GroupRationalLinear(ActivatedLinear):
         std: Standard deviation of the initial weights: 0.02 is what KAT's released runs used; None keeps the variance
             of standard normal inputs, see :meth:`~kan_core.layers._activated.ActivatedLinear.reset_parameters`.
         bias: Add one constant per output.
+        backend: Of the activation, see :class:`Rational`.
         device: Where the parameters live.
         dtype: Type of the parameters.
 
@@ -208,6 +210,7 @@ class GroupRationalLinear(ActivatedLinear):
         share_denominator: bool = False,
         std: float | None = None,
         bias: bool = True,
+        backend: str = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -220,6 +223,7 @@ class GroupRationalLinear(ActivatedLinear):
             denominator=denominator,
             share_numerator=share_numerator,
             share_denominator=share_denominator,
+            backend=backend,
             device=device,
             dtype=dtype,
         )
@@ -245,6 +249,7 @@ class PadeLinear(GroupRationalLinear):
         denominator: Degree of Q.
         std: Standard deviation of the initial weights; None keeps the variance of standard normal inputs.
         bias: Add one constant per output.
+        backend: Of the activation, see :class:`Rational`.
         device: Where the parameters live.
         dtype: Type of the parameters.
 
@@ -265,6 +270,7 @@ class PadeLinear(GroupRationalLinear):
         denominator: int = 4,
         std: float | None = None,
         bias: bool = True,
+        backend: str = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -278,6 +284,7 @@ class PadeLinear(GroupRationalLinear):
             denominator=denominator,
             std=std,
             bias=bias,
+            backend=backend,
             device=device,
             dtype=dtype,
         )

@@ -113,12 +113,14 @@ def _automatic(x: Tensor, fuses: bool, refuses: Mapping[str, str], prefer: Mappi
     # it too, therefore keep the registered op as one node.
     if torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling():
         return "reference", "exporting: a graph of ordinary ops converts to any format"
+    if not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None:
+        return "reference", "inside a transform of torch.func, which differentiates ordinary ops only"
     if x.device.type == "cuda":
         # Proved in Triton's interpreter only, so far: what nobody has seen run on a GPU is not anyone's default.
         return "reference", "Triton kernels are not proved on a GPU yet: ask for them by name"
     if x.device.type != "cpu":
         return "reference", f"no kernel for {x.device.type} yet"
-    why_not = []
+    why_not: list[str] = []
     for name, reason in {**prefer, "native": "the input is on the CPU", "cpu": "the input is on the CPU"}.items():
         obstacle = refuses.get(name, "") or _unavailable(name, x)
         if not obstacle:

@@ -13,22 +13,23 @@ import sys
 import tempfile
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from kan_core.errors import KANError
 
-HEADER = Path(__file__).with_name("vector.h")
+HERE = Path(__file__).parent
 
 # NaN and infinity keep their meaning: no -ffast-math. Without errno and traps the loops can become vector code.
-FLAGS = ("-std=c11", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fPIC")
+FLAGS = ("-std=gnu11", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fPIC")
 # OpenMP is compiled in, but not linked: its functions are found in the runtime that torch has loaded, so that both
 # share one set of threads. A second runtime would fight for the cores with torch's spinning threads.
 OPENMP = "-fopenmp"
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@torch.compiler.assume_constant_result
 def unavailable() -> str:
     """Why there are no native kernels on this machine, empty when there are."""
     return _try_build()
@@ -42,9 +43,9 @@ def _try_build() -> str:
     if compiler() is None:
         return "there is no C compiler ($CC, cc, gcc or clang)"
     try:
-        _library(HEADER.with_name("probe.c"), "float").probe()
+        _library(HERE / "probe.c", "float")["probe"]()
     except (OSError, AttributeError, subprocess.SubprocessError, KANError) as error:
-        return f"the C compiler failed: {str(error).splitlines()[0]}"
+        return f"the C compiler failed: {str(error)[:500]}"
     return ""
 
 
@@ -57,33 +58,43 @@ def compiler() -> tuple[str, ...] | None:
     return None
 
 
-def load(source: Path, dtype: torch.dtype) -> Kernels:
-    """The functions of a C file with `real` as float or double.
-
-    Raises:
-        KANError: The file does not compile; the message has the compiler's.
-    """
-    return Kernels(_library(source, {torch.float32: "float", torch.float64: "double"}[dtype]))
-
-
 class Kernels:
-    """Calls by attribute: tensors are passed as pointers to contiguous memory, floats as double, integers as int64."""
+    """The functions of a C file, with `real` as float or double; compiled when one is first called.
 
-    def __init__(self, library: ctypes.CDLL) -> None:
-        self._library = library
+    Args:
+        source: The C file.
+    """
 
-    def call(self, name: str, *arguments: Tensor | int | float | None) -> None:
-        """Call a C function without a result; None is a null pointer. The GIL is free meanwhile."""
-        self._library[name](*map(_convert, arguments))
+    def __init__(self, source: Path) -> None:
+        self.source = source
+        self._functions: dict[tuple[torch.dtype, str], Any] = {}
+
+    def call(self, dtype: torch.dtype, name: str, *arguments: Tensor | float | None) -> int:
+        """Call a function; a pointer to a tensor's contiguous memory or null, int64 and double are its types.
+
+        A function's arguments have the same types in every call (a tensor and None count as one). The GIL is free
+        meanwhile. What a function without a result returns means nothing.
+
+        Raises:
+            KANError: The file does not compile; the message has the compiler's.
+        """
+        function = self._functions.get((dtype, name)) or self._find(dtype, name, arguments)
+        return int(function(*map(_plain, arguments)))
+
+    def _find(self, dtype: torch.dtype, name: str, arguments: tuple[Tensor | float | None, ...]) -> Any:
+        function = _library(self.source, {torch.float32: "float", torch.float64: "double"}[dtype])[name]
+        types: dict[type, Any] = {float: ctypes.c_double, int: ctypes.c_int64, bool: ctypes.c_int64}
+        function.argtypes = [types.get(type(a), ctypes.c_void_p) for a in arguments]
+        function.restype = ctypes.c_int64
+        self._functions[dtype, name] = function
+        return function
 
 
-def _convert(value: Tensor | int | float | None) -> object:
-    if isinstance(value, Tensor):
-        assert value.is_contiguous(), "native kernels take contiguous tensors"
-        return ctypes.c_void_p(value.data_ptr())
-    if isinstance(value, float):
-        return ctypes.c_double(value)
-    return ctypes.c_void_p(None) if value is None else ctypes.c_int64(value)
+def _plain(argument: Tensor | float | None) -> float | None:
+    if isinstance(argument, Tensor):
+        assert argument.is_contiguous(), "native kernels take contiguous tensors"
+        return argument.data_ptr()
+    return argument
 
 
 @cache
@@ -91,8 +102,9 @@ def _library(source: Path, real: str) -> ctypes.CDLL:
     command = compiler()
     if command is None:
         raise KANError("there is no C compiler ($CC, cc, gcc or clang) to build native kernels with")
-    options = [*FLAGS, OPENMP, f"-Dreal={real}", f"-DREAL_IS_DOUBLE={int(real == 'double')}", f"-I{HEADER.parent}"]
-    content = [source.read_bytes(), HEADER.read_bytes(), shlex.join((*command, *FLAGS, real)).encode(), _machine()]
+    options = [*FLAGS, OPENMP, f"-Dreal={real}", f"-DREAL_IS_DOUBLE={int(real == 'double')}", f"-I{HERE}"]
+    files = [source, *sorted(HERE.glob("*.h"))]
+    content = [*(f.read_bytes() for f in files), shlex.join((*command, *FLAGS, real)).encode(), _machine()]
     name = f"{source.stem}-{real}-{hashlib.sha256(b'|'.join(content)).hexdigest()[:24]}.so"
     folder = _cache_folder()
     library = folder / name
@@ -108,7 +120,8 @@ def _library(source: Path, real: str) -> ctypes.CDLL:
 def _run(command: list[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     if done.returncode:
-        raise KANError(f"{shlex.join(command[:1])} failed on a native kernel: {done.stderr.strip()[:2000]}")
+        what = f"{shlex.join(command[:1])} failed on a native kernel; KAN_BACKEND=cpu does without"
+        raise KANError(f"{what}: {done.stderr.strip()[:2000]}")
 
 
 def _machine() -> bytes:

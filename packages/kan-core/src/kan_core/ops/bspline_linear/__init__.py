@@ -1,5 +1,1 @@
-"""The B-spline linear op: definition, CPU path, registration. See `docs` of the public function."""
-
-from kan_core.ops.bspline_linear.op import bspline_linear
-
-__all__ = ["bspline_linear"]
+"""The B-spline linear op: definition, CPU paths, planes for the GPU's kernels; see `op.bspline_linear`."""

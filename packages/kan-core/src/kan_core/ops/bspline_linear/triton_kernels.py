@@ -38,13 +38,13 @@ def _distance(z, c, ORDER: tl.constexpr):
 
 
 @triton.jit
-def value(z, c, ratio, K: tl.constexpr, ORDER: tl.constexpr):
+def value(z, c, state, rows, K: tl.constexpr, ORDER: tl.constexpr):
     """Function c at the position z, in cells from the left end of the grid."""
     return _powers(_distance(z, c, ORDER), ORDER, ORDER)
 
 
 @triton.jit
-def slope(z, c, ratio, K: tl.constexpr, ORDER: tl.constexpr):
+def slope(z, c, state, rows, K: tl.constexpr, ORDER: tl.constexpr):
     """Its derivative in z; where that jumps, at a knot, the one from the right, at the grid's end from the left."""
     if ORDER == 1:
         # The cell of z decides: [m, m + 1), and the grid's last cell is closed, also for an x at its end that lands a
@@ -65,26 +65,26 @@ def _cells(x, a, b):
 
 
 @triton.jit
-def locate_decay(x, a, b, K: tl.constexpr, ORDER: tl.constexpr):
+def locate_decay(x, a, b, offset, K: tl.constexpr, ORDER: tl.constexpr):
     """Position in cells; the functions run out by themselves."""
     return _cells(x, a, b)
 
 
 @triton.jit
-def chain_decay(x, a, b, K: tl.constexpr, ORDER: tl.constexpr):
+def chain_decay(x, a, b, offset, K: tl.constexpr, ORDER: tl.constexpr):
     """Its derivative."""
     return 1.0 / b + tl.zeros_like(x)
 
 
 @triton.jit
-def locate_clamp(x, a, b, K: tl.constexpr, ORDER: tl.constexpr):
+def locate_clamp(x, a, b, offset, K: tl.constexpr, ORDER: tl.constexpr):
     """Position in cells, of the nearest end for x beyond the grid."""
     s = tl.maximum(_cells(x, a, b), 0.0, propagate_nan=tl.PropagateNan.ALL)
     return tl.minimum(s, K - ORDER + 0.0, propagate_nan=tl.PropagateNan.ALL)
 
 
 @triton.jit
-def chain_clamp(x, a, b, K: tl.constexpr, ORDER: tl.constexpr):
+def chain_clamp(x, a, b, offset, K: tl.constexpr, ORDER: tl.constexpr):
     """Its derivative, which is zero beyond the grid."""
     s = _cells(x, a, b)
     return tl.where((s >= 0.0) & (s <= K - ORDER + 0.0), 1.0 / b, 0.0)

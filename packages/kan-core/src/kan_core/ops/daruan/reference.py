@@ -45,6 +45,26 @@ def rotate(a: Tensor, b: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tens
     return torch.addcmul(a * cos, b, sin, value=-1), torch.addcmul(a * sin, b, cos)
 
 
+def daruan_linear_reference(
+    x: Tensor, theta: Tensor, weight: Tensor, bias: Tensor, factor: Tensor, *, readout: str
+) -> Tensor:
+    """The definition of the fused op: y_o = Σ_i factor_oi read(φ_oi(x_i)), by way of all (rows, out, in) values.
+
+    Args:
+        x: ``(rows, in)``.
+        theta: ``(out, in, r + 1, 2 or 1)``.
+        weight: w, ``(out, in, r)``.
+        bias: b, likewise.
+        factor: ``(out, in)``.
+        readout: ``"exact"`` for ⟨Z⟩ or ``"fast"`` for :func:`fast_readout`.
+
+    Returns:
+        ``(rows, out)``.
+    """
+    z = daruan(x.unsqueeze(1), theta, weight, bias)
+    return (factor * (fast_readout(z) if readout == "fast" else z)).sum(dim=-1)
+
+
 def fast_readout(z: Tensor) -> Tensor:
     """|α| − |β| of the state α|0⟩ + β|1⟩ whose ⟨Z⟩ is `z`: √((1 + z)/2) − √((1 − z)/2).
 
@@ -54,6 +74,6 @@ def fast_readout(z: Tensor) -> Tensor:
 
 
 def _root(p: Tensor) -> Tensor:
-    """√p, 0 with zero slope where rounding leaves p ≤ 0."""
-    positive = p > 0
-    return torch.where(positive, torch.where(positive, p, 1.0).sqrt(), 0.0)
+    """√p, 0 with zero slope where rounding leaves p ≤ 0; NaN stays NaN."""
+    vanishes = p <= 0
+    return torch.where(vanishes, 0.0, torch.where(vanishes, 1.0, p).sqrt())

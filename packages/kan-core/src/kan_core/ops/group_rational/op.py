@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from kan_core.errors import KANError
+from kan_core.ops._common import differentiate_again
 from kan_core.ops._dispatch import choose_backend
-from kan_core.ops.group_rational import cpu
+from kan_core.ops.group_rational import cpu, native
 from kan_core.ops.group_rational.reference import DENOMINATORS, group_rational_reference
 
 
@@ -33,7 +34,8 @@ def group_rational(
         numerator: a_0 … a_m, m ≥ 1, shape (g, m + 1) or (1, m + 1), g a divisor of features.
         denominator: b_1 … b_n, n ≥ 1, shape (g, n) or (1, n); b_0 … b_n for ``"floor"``.
         form: The form of Q.
-        backend: "auto", "reference", "cpu" or "triton", see `kan_core.ops.BACKENDS`.
+        backend: "auto", "reference", "cpu", "native" or "triton", see `kan_core.ops.BACKENDS`. "native" takes up to 64
+            coefficients of P and Q together, their constants included.
 
     Returns:
         F(x), in the shape and dtype of x.
@@ -42,8 +44,9 @@ def group_rational(
         KANError: Shapes, dtypes or devices that do not fit together, an unknown form or backend, or a backend that x
             rules out.
     """
-    choice = choose_backend("group_rational", x, backend, fuses=True, refuses=_REFUSES).name
     _check(x, numerator, denominator, form)
+    refuses = _refuses(numerator, denominator, form)
+    choice = choose_backend("group_rational", x, backend, fuses=True, refuses=refuses).name
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     numerator, denominator = numerator.to(dtype), denominator.to(dtype)
     if choice == "reference":
@@ -52,7 +55,13 @@ def group_rational(
     return y.view(x.shape)
 
 
-_REFUSES = dict.fromkeys(("native", "sparse", "expand"), "group_rational has no such kernel")
+def _refuses(numerator: Tensor, denominator: Tensor, form: str) -> dict[str, str]:
+    """Backends that cannot take this call, and why."""
+    refuses = dict.fromkeys(("sparse", "expand"), "group_rational has no such kernel")
+    count = numerator.shape[1] + denominator.shape[1] + (form != "floor")
+    if count > native.MOST_COEFFICIENTS:
+        refuses["native"] = f"its kernels take at most {native.MOST_COEFFICIENTS} coefficients, not {count}"
+    return refuses
 
 
 def _check(x: Tensor, numerator: Tensor, denominator: Tensor, form: str) -> None:
@@ -84,7 +93,7 @@ def _path(backend: str) -> ModuleType:
         from kan_core.ops.group_rational import triton_kernels  # imports triton: only when chosen
 
         return triton_kernels
-    return cpu
+    return native if backend == "native" else cpu
 
 
 @torch.library.custom_op("kan::group_rational_fwd", mutates_args=())
@@ -154,17 +163,11 @@ def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 
 def _differentiate_again(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
     """The derivative of the backward pass, through the reference: exact, and differentiable again."""
-    further = torch.is_grad_enabled()
-    with torch.enable_grad():
-        # aliases: the gradient may itself depend on x, and that dependence is not this function's to follow
-        inputs = [t.view_as(t) if t.requires_grad else t.detach().requires_grad_() for t in ctx.saved_tensors]
-        grad, x, numerator, denominator = inputs
-        y = group_rational_reference(x.to(numerator.dtype), numerator, denominator, form=ctx.form).to(x.dtype)
-        first = torch.autograd.grad(y, (x, numerator, denominator), grad, create_graph=True)
-        pairs = [(d, g) for d, g, needed in zip(first, grads, ctx.needed, strict=True) if needed]
-        derivatives, weights = zip(*pairs, strict=True)
-        second = torch.autograd.grad(derivatives, inputs, weights, create_graph=further)
-    return *second, None, None, None, None
+
+    def reference(x: Tensor, numerator: Tensor, denominator: Tensor) -> Tensor:
+        return group_rational_reference(x.to(numerator.dtype), numerator, denominator, form=ctx.form).to(x.dtype)
+
+    return *differentiate_again(reference, ctx.saved_tensors, grads, ctx.needed), None, None, None, None
 
 
 group_rational_fwd.register_autograd(_differentiate, setup_context=_save)
