@@ -165,8 +165,8 @@ def registration() -> dict[str, bool]:
     x, weight = torch.rand(5, 4, requires_grad=True), torch.randn(4, 4, 3, requires_grad=True)
     facts = {}
     table = basis.plane_form().table.detach().requires_grad_()
-    for expand in (False, True):
-        inputs = (x, weight, None, None, "relu-kan", 0, 0.0, True, torch.float32, table, expand)
+    for backend in BACKENDS:
+        inputs = (x, weight, None, None, "relu-kan", 0, 0.0, True, torch.float32, table, backend)
         torch.library.opcheck(torch.ops.kan.basis_linear_fwd, inputs)
         with torch.no_grad():
             for needs in [(True, True, True), (False, True, False), (False, False, True)]:
@@ -187,10 +187,10 @@ def registration() -> dict[str, bool]:
 
         second = []
         for name in (backend, "reference"):
-            y = basis_linear(x, weight, PlaneForm("relu-kan", table=table), **options | {"backend": name})
+            y = basis_linear(x, weight, basis.plane_form(), **options | {"backend": name})
             first = torch.autograd.grad(y.square().sum(), (x, weight), create_graph=True)
             penalty = sum(g.square().sum() for g in first)
-            second.append(torch.autograd.grad(penalty, (x, weight, table)))
+            second.append(torch.autograd.grad(penalty, (x, weight, *basis.parameters())))
         facts[f"{backend}: second derivatives of the reference"] = all(map(torch.allclose, *second))
 
         with FlopCounterMode(display=False) as counter:
@@ -324,11 +324,11 @@ def test_kernels_compile_for_hopper(family, dtype, monkeypatch, tmp_path):
 
 def compile_for_hopper(kernel: str, basis: bases.Basis, dtype: str):
     """The kernel as it is launched for this basis and large sizes; float32 in small tiles, which compile sooner."""
-    from kan_core.ops._triton.op import planes_of
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
     from kan_core.ops._triton import kernels, launch
+    from kan_core.ops.basis_linear.custom import planes_of
 
     form = basis.plane_form()
     function = getattr(kernels, f"{'input_gradient' if kernel == 'contract' else kernel}_kernel")

@@ -326,7 +326,7 @@ def test_memory_does_not_grow_with_the_grid(backend):
 
     def workspace(cells: int) -> int:
         product.release_workspace()
-        args = (*problem(16384, 64, 8, cells, 3, dtype=torch.float32), torch.randn(16384, 8))
+        args = (*problem(32768, 64, 8, cells, 3, dtype=torch.float32), torch.randn(32768, 8))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the profiler's own
             with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as prof:
@@ -338,7 +338,7 @@ def test_memory_does_not_grow_with_the_grid(backend):
                 peak = max(peak, alive)
         return peak - args[1].nbytes
 
-    expanded = 16384 * 54 * 64 * 4  # what keeping the planes of 50 cells would take
+    expanded = 32768 * 54 * 64 * 4  # what keeping the planes of 50 cells would take
     assert workspace(50) < 1.5 * workspace(5) < 0.75 * expanded
 
 

@@ -120,7 +120,7 @@ def registration() -> dict[str, bool]:
     torch.library.opcheck(torch.ops.kan.basis_linear_fwd, inputs)
     with torch.no_grad():
         for needs in [(True, True), (False, True), (True, False)]:
-            arguments = (torch.randn(5, 3), *inputs, None, False, *needs, False)
+            arguments = (torch.randn(5, 3), *inputs, None, "triton", *needs, False)
             torch.library.opcheck(
                 torch.ops.kan.basis_linear_bwd, arguments, test_utils=("test_schema", "test_faketensor")
             )
@@ -139,6 +139,9 @@ def registration() -> dict[str, bool]:
         (dx,) = torch.autograd.grad(y2.square().sum(), x, create_graph=True)
         second.append(torch.autograd.grad(dx.square().sum(), (x, weight)))
     facts["second derivatives of the reference"] = all(map(torch.allclose, *second))
+
+    expanded = bspline_linear(x, weight, lo, step, **options | {"backend": "expand"})
+    facts["expanded once it is the same"] = torch.allclose(expanded, y)
 
     compiled = torch.compile(bspline_linear, fullgraph=True, dynamic=True, backend="aot_eager")
     facts["compiles to the same bits"] = torch.equal(compiled(x, weight, lo, step, **options), y)
@@ -196,7 +199,7 @@ def test_layouts_nan_and_tiles():
 @pytest.mark.slow
 def test_registration():
     facts = child("registration")
-    assert len(facts) == 6
+    assert len(facts) == 7
     assert all(facts.values()), facts
 
 

@@ -31,8 +31,8 @@ def run(function, x: Tensor, weight: Tensor, lo: Tensor, step: Tensor, grad: Ten
     return [y.detach(), x.grad, weight.grad]
 
 
-def kernel(*args: Tensor, **options) -> list[Tensor]:
-    return run(lambda *a, **k: bspline_linear(*a, backend="triton", **k), *args, **options)
+def kernel(*args: Tensor, backend: str = "triton", **options) -> list[Tensor]:
+    return run(lambda *a, **k: bspline_linear(*a, backend=backend, **k), *args, **options)
 
 
 def reference(*args: Tensor, **options) -> list[Tensor]:
@@ -54,22 +54,24 @@ def float32(request):
 @pytest.mark.parametrize("shape", SHAPES, ids="B{0[0]}-in{0[1]}-out{0[2]}".format)
 @pytest.mark.parametrize("order", [1, 2, 3, 5], ids="k{}".format)
 @pytest.mark.parametrize("edge", ["decay", "clamp"])
-def test_float32_and_tf32(shape, order, edge, float32):
+@pytest.mark.parametrize("backend", ["triton", "expand"])
+def test_float32_and_tf32(backend, shape, order, edge, float32):
     args = problem(*shape, order)
     want = reference(*(t.double() for t in args), order=order, edge=edge)
-    for got, expected in zip(kernel(*args, order=order, edge=edge), want, strict=True):
+    for got, expected in zip(kernel(*args, backend=backend, order=order, edge=edge), want, strict=True):
         assert error(got, expected) <= float32
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
 @pytest.mark.parametrize("shape", SHAPES, ids="B{0[0]}-in{0[1]}-out{0[2]}".format)
 @pytest.mark.parametrize("order", [1, 2, 3, 5], ids="k{}".format)
-def test_half_precision_is_at_most_twice_as_far_off_as_torch(shape, order, dtype):
+@pytest.mark.parametrize("backend", ["triton", "expand"])
+def test_half_precision_is_at_most_twice_as_far_off_as_torch(backend, shape, order, dtype):
     args = problem(*shape, order, dtype)
     want = reference(*(t.double() for t in args), order=order)
     x, weight, lo, step, grad = args
     planes = reference(x, weight, lo.to(dtype), step.to(dtype), grad, order=order)
-    for got, expected, torch_lowp in zip(kernel(*args, order=order), want, planes, strict=True):
+    for got, expected, torch_lowp in zip(kernel(*args, backend=backend, order=order), want, planes, strict=True):
         assert got.dtype == dtype
         if expected.numel():
             scale = expected.square().mean().sqrt()
