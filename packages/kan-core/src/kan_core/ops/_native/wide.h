@@ -56,7 +56,7 @@ INLINE vec whole(vec x) {
     return toward_zero - keep(toward_zero > x, spread(1));
 }
 
-/* exp(x) for x <= 0: 2^n exp(r), |r| <= ln(2) / 2, as vexp. NaN for NaN. */
+/* exp(x) for x <= 0: 2^n exp(r) with |r| <= ln(2) / 2, the latter by its Taylor polynomial. NaN for NaN. */
 INLINE vec exp_negative(vec x) {
     const real least = REAL_IS_DOUBLE ? -708 : -87;
     const vec limited = choose(x < least, spread(least), x);

@@ -20,7 +20,7 @@
 enum { SUM_OF_ABS, ABS_OF_SUM, FLOOR, FREE }; /* in the order of _forms.FORMS */
 #define HAS_OFFSET(form) ((form) == ABS_OF_SUM || (form) == FLOOR)
 
-#define SIGN ((mask){0} + (lane)((lane)1 << (8 * sizeof(lane) - 1)))
+#define SIGN ((mask){0} + (lane)(UINT64_C(1) << (8 * sizeof(lane) - 1)))
 
 INLINE vec at(const real *from) { return load(from, WIDTH); }
 
