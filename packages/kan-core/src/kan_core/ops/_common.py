@@ -1,9 +1,10 @@
-"""What the ops share besides dispatch: second derivatives through the reference, precision, autocast."""
+"""What the ops share besides dispatch: second derivatives through the reference, vmap, precision, autocast."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,6 +33,18 @@ def differentiate_again(
         pairs = [(d, g) for d, g, need in zip(first, grads, needed, strict=True) if need]
         derivatives, weights = zip(*pairs, strict=True)
         return torch.autograd.grad(derivatives, inputs, weights, create_graph=further, allow_unused=True)
+
+
+def each_sample(
+    op: Callable[..., Tensor | tuple[Tensor, ...]], info: Any, in_dims: Sequence[int | None], arguments: Sequence[Any]
+) -> tuple[Any, Any]:
+    """A rule of vmap for any op: one call per sample, the results stacked along their first dimension."""
+    dims = list(zip(arguments, in_dims, strict=True))
+    results: list[Any] = [op(*(a if d is None else a.select(d, i) for a, d in dims)) for i in range(info.batch_size)]
+    if isinstance(results[0], Tensor):
+        return torch.stack(results), 0
+    stacked = tuple(map(torch.stack, zip(*results, strict=True)))
+    return stacked, (0,) * len(stacked)
 
 
 def at_least_float32(x: Tensor) -> Tensor:

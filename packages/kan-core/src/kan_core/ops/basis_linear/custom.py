@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from kan_core.ops._common import at_least_float32, differentiate_again, without_autocast
+from kan_core.ops._common import at_least_float32, differentiate_again, each_sample, without_autocast
 from kan_core.ops.basis_linear import native
 from kan_core.ops.basis_linear.form import PlaneForm
 from kan_core.ops.basis_linear.reference import form_linear
@@ -172,19 +173,12 @@ basis_linear_bwd.register_autograd(_differentiate_again, setup_context=_save_bac
 
 @basis_linear_fwd.register_vmap
 def _(info: Any, in_dims: Any, *arguments: Any, **keywords: Any) -> tuple[Tensor, int]:
-    return torch.stack([basis_linear_fwd(*one, **keywords) for one in _samples(info, in_dims, arguments)]), 0
+    return each_sample(partial(basis_linear_fwd, **keywords), info, in_dims, arguments)
 
 
 @basis_linear_bwd.register_vmap
 def _(info: Any, in_dims: Any, *arguments: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-    results = zip(*(basis_linear_bwd(*one) for one in _samples(info, in_dims, arguments)), strict=True)
-    return tuple(map(torch.stack, results)), (0, 0, 0)
-
-
-def _samples(info: Any, in_dims: Any, arguments: tuple[Any, ...]) -> list[list[Any]]:
-    """The arguments of every sample of a vmap."""
-    dims = list(zip(arguments, in_dims, strict=True))
-    return [[a if dim is None else a.select(dim, i) for a, dim in dims] for i in range(info.batch_size)]
+    return each_sample(basis_linear_bwd, info, in_dims, arguments)
 
 
 @register_flop_formula(torch.ops.kan.basis_linear_fwd)

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from kan_core.errors import KANError
 from kan_core.ops import _native
-from kan_core.ops._common import differentiate_again, without_autocast
+from kan_core.ops._common import differentiate_again, each_sample, without_autocast
 from kan_core.ops._dispatch import choose_backend
 from kan_core.ops.basis_linear.custom import basis_linear_fwd
 from kan_core.ops.bspline_linear import cpu, native
@@ -234,21 +234,12 @@ def _(
         rows = x.movedim(in_dims[0], 0)
         y: Tensor = bspline_linear_fwd(rows.reshape(-1, x.shape[-1]), weight, lo, step, *options)
         return y.view(*rows.shape[:2], -1), 0
-    samples = _samples(info, in_dims, (x, weight, lo, step))
-    return torch.stack([bspline_linear_fwd(*tensors, *options) for tensors in samples]), 0
+    return each_sample(bspline_linear_fwd, info, in_dims, (x, weight, lo, step, *options))
 
 
 @bspline_linear_bwd.register_vmap
 def _(info: Any, in_dims: Any, *arguments: Any) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
-    samples = _samples(info, in_dims, arguments[:5])
-    dx, dw = zip(*(bspline_linear_bwd(*tensors, *arguments[5:]) for tensors in samples), strict=True)
-    return (torch.stack(dx), torch.stack(dw)), (0, 0)
-
-
-def _samples(info: Any, in_dims: Any, tensors: tuple[Tensor, ...]) -> list[list[Tensor]]:
-    """The tensors of every sample of a vmap."""
-    dims = list(zip(tensors, in_dims, strict=False))
-    return [[t if dim is None else t.select(dim, i) for t, dim in dims] for i in range(info.batch_size)]
+    return each_sample(bspline_linear_bwd, info, in_dims, arguments)
 
 
 bspline_linear_fwd.register_autograd(_differentiate, setup_context=_save)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from kan_core.errors import KANError
+from kan_core.ops._common import differentiate_again, each_sample
 from kan_core.ops._dispatch import choose_backend
 from kan_core.ops.daruan.reference import daruan_linear_reference
 
@@ -167,15 +169,8 @@ def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 def _differentiate_again(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-    """The derivative of the backward pass, through the reference: exact, and differentiable again."""
-    further = torch.is_grad_enabled()
-    with torch.enable_grad():
-        # aliases: the gradient may itself depend on x, and that dependence is not this function's to follow
-        inputs = [t.view_as(t) if t.requires_grad else t.detach().requires_grad_() for t in ctx.saved_tensors]
-        grad, x, gates, frequency, factor = inputs
-        y = _reference(x, gates, frequency, factor, ctx.fast)
-        first = torch.autograd.grad(y, (x, gates, frequency, factor), grad, create_graph=True)
-        second = torch.autograd.grad(first, inputs, grads, create_graph=further)
+    """The derivative of the backward pass, through the reference."""
+    second = differentiate_again(partial(_reference, fast=ctx.fast), ctx.saved_tensors, grads, [True] * 4)
     return *second, None, None
 
 
@@ -183,20 +178,14 @@ daruan_fwd.register_autograd(_differentiate, setup_context=_save)
 daruan_bwd.register_autograd(_differentiate_again, setup_context=_save)
 
 
-def _sample(arguments: tuple[Any, ...], dims: tuple[int | None, ...], index: int) -> list[Any]:
-    return [a if d is None else a.select(d, index) for a, d in zip(arguments, dims, strict=True)]
-
-
 @daruan_fwd.register_vmap
 def _(info: Any, in_dims: Any, *arguments: Any) -> tuple[Tensor, int]:
-    samples = range(info.batch_size)
-    return torch.stack([daruan_fwd(*_sample(arguments, in_dims, n)) for n in samples]), 0
+    return each_sample(daruan_fwd, info, in_dims, arguments)
 
 
 @daruan_bwd.register_vmap
 def _(info: Any, in_dims: Any, *arguments: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-    samples = [daruan_bwd(*_sample(arguments, in_dims, n)) for n in range(info.batch_size)]
-    return tuple(torch.stack(results) for results in zip(*samples, strict=True)), (0, 0, 0, 0)
+    return each_sample(daruan_bwd, info, in_dims, arguments)
 
 
 def _edges_and_reps(x_shape: torch.Size, gates_shape: torch.Size) -> tuple[int, int]:
