@@ -7,8 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from kan_core import KANLinear
 from kan_core.ops import _native
+from kan_core.ops._native.product import release_workspace
 
 ONE_CALL = """
 import torch
@@ -89,3 +92,15 @@ def test_an_explicit_request_names_the_reason(tmp_path):
     done = one_call(tmp_path, PATH=str(tmp_path), KAN_BACKEND="native")
     assert done.returncode == 1
     assert "KANError: the environment variable KAN_BACKEND is 'native', but " in done.stderr
+
+
+@pytest.mark.parametrize("basis", ["bspline", "rbf", "chebyshev"])
+def test_a_workspace_made_in_inference_mode_trains_later(basis):
+    """A validation pass may have larger batches than training: the buffer that is kept must be an ordinary one."""
+    release_workspace()
+    layer, x = KANLinear(16, 16, basis=basis), torch.randn(64, 16)
+    with torch.inference_mode():
+        layer(x)
+    layer(x).sum().backward()
+    assert layer.weight.grad is not None
+    release_workspace()

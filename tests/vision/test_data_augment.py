@@ -86,8 +86,62 @@ def test_what_moves_in_is_background():
         torch.testing.assert_close(augment(flat, how, background, seeded()), flat)
 
 
+def test_cutout_blanks_one_window_of_a_quarter_of_each_side():
+    images = torch.ones(3000, 2, 32, 32)
+    blank = augment(images, "flip_crop_cutout", torch.ones(2), seeded()) == 0
+    assert torch.equal(blank[:, 0], blank[:, 1])
+    rows, columns = blank[:, 0].any(2), blank[:, 0].any(1)
+    assert torch.equal(blank[:, 0], rows[:, :, None] & columns[:, None, :])
+    for side in (rows, columns):
+        # the centre is anywhere in the image, so a window may be cut by the border, to half at most
+        assert side.sum(1).unique().tolist() == [4, 5, 6, 7, 8]
+        assert side.any(0).all()
+        assert ((side[:, 1:] != side[:, :-1]).sum(1) <= 2).all()
+    whole = (rows.sum(1) == 8) & (columns.sum(1) == 8)
+    assert 0.5 < whole.float().mean() < 0.75
+
+
+def test_cutout_comes_after_the_same_flip_and_crop():
+    images = torch.rand(16, 3, 16, 16) + 1
+    moved = augment(images, "flip_crop", torch.zeros(3), seeded())
+    cut = augment(images, "flip_crop_cutout", torch.zeros(3), seeded())
+    kept = cut != 0
+    assert torch.equal(cut[kept], moved[kept])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_trivial_augment_stays_in_range_and_follows_the_generator(channels):
+    mean, std = torch.full((channels,), 0.4), torch.full((channels,), 0.25)
+    black, white = -mean / std, (1 - mean) / std
+    images = (torch.rand(32, channels, 16, 16) - 0.4) / 0.25
+    first = augment(images, "trivial_augment", black, seeded(), white)
+    state = torch.get_rng_state()
+    assert torch.equal(first, augment(images, "trivial_augment", black, seeded(), white))
+    assert torch.equal(state, torch.get_rng_state())  # a generator given is the only one used
+    assert first.dtype == torch.float32
+    assert first.min() >= black[0] - 1e-5
+    assert first.max() <= white[0] + 1e-5
+    torch.manual_seed(5)
+    one = augment(images, "trivial_augment", black, white=white)
+    torch.manual_seed(5)
+    assert torch.equal(one, augment(images, "trivial_augment", black, white=white))
+    assert not torch.equal(one, first)
+
+
+def test_trivial_augment_differs_from_image_to_image():
+    images = torch.rand(1, 3, 4, 4).expand(256, 3, 4, 4)
+
+    def results(how):
+        return len(torch.unique(augment(images, how, torch.zeros(3), seeded()).flatten(1), dim=0))
+
+    # on so small an image: no shift, 2 flips and 16 windows of one pixel
+    assert results("flip_crop_cutout") == 2 * 16
+    assert results("trivial_augment") > 4 * 32
+
+
 def test_unknown_way_is_refused():
-    with pytest.raises(KANError, match="augment must be one of none, affine, flip_crop, got 'cutmix'"):
+    ways = "none, affine, flip_crop, flip_crop_cutout, trivial_augment"
+    with pytest.raises(KANError, match=f"augment must be one of {ways}, got 'cutmix'"):
         augment(torch.zeros(1, 1, 2, 2), "cutmix", BLACK)
 
 

@@ -14,6 +14,7 @@ from kan_core.errors import KANError
 from kan_core.layers import KANLayer
 from kan_vision.data import Digits, ImageBatch
 from kan_vision.tasks import ClassificationTask
+from kan_vision.tasks._network import our_models
 from kan_vision.tasks.classification import PredictedBatch
 
 
@@ -194,10 +195,11 @@ def test_unknown_model_lists_ours_and_near_names():
     with pytest.raises(KANError) as error:
         task(model="resnet1", model_kwargs=None)
     text = str(error.value)
-    assert text.startswith(
-        "unknown model 'resnet1': choose one of kan_conv_base, kan_conv_small, kan_mlp_base, kan_mlp_small"
-    )
-    assert "timm has resnet1" in text
+    assert text.startswith("unknown model 'resnet1': did you mean rkan_resnet")
+    assert "resnet1" in text
+    assert "kan_vision has " + ", ".join(our_models()) in text
+    with pytest.raises(KANError, match="did you mean kan_mlp_small"):
+        task(model="kan_mlp_smal", model_kwargs=None)
 
 
 def test_unknown_model_argument_and_layer():

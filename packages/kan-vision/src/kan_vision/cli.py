@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kan_core.training import run
-from kan_vision.data import ImageDataModule
-from kan_vision.tasks import ClassificationTask
+from kan_vision.data import VisionDataModule
+from kan_vision.tasks import VisionTask
 
 DEFAULTS = Path(__file__).parent / "configs" / "default.yaml"
 # What a model must know about its data is read from the data, never typed twice.
@@ -18,9 +18,9 @@ LINKS = [
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Train, validate, test or predict; see `kan_core.training.run` for the options and the exit code.
+    """Train, validate, test, predict or export; see `kan_core.training.run` for the options and the exit code.
 
     Args:
         args: The command line without the program's name; by default that of this process.
     """
-    return run(ClassificationTask, ImageDataModule, app="vision", defaults=DEFAULTS, args=args, links=LINKS)
+    return run(VisionTask, VisionDataModule, app="vision", defaults=DEFAULTS, args=args, links=LINKS)

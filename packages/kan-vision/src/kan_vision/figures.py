@@ -85,6 +85,35 @@ def predictions_figure(
     return figure
 
 
+def attention_figure(images: Tensor, maps: Sequence[Tensor], grid: tuple[int, int], titles: Sequence[str]) -> Figure:
+    """What the class token takes from every patch, in each block: the mean over heads, one row per image.
+
+    Learned maps may be negative, and their rows need not sum to 1: red is positive, blue negative, on one scale per
+    panel.
+
+    Args:
+        images: ``(n, channels, height, width)``.
+        maps: Of each block, ``(n, heads, tokens, tokens)``; the class token is the first, the patches are the last.
+        grid: Rows and columns of patches.
+        titles: Of the images.
+    """
+    figure = Figure(figsize=(1.7 * (len(maps) + 1), 1.9 * len(images)), layout="constrained")
+    figure.suptitle("Learned attention of the class token (mean over heads)")
+    patches = grid[0] * grid[1]
+    for row, line in enumerate(figure.subplots(len(images), len(maps) + 1, squeeze=False)):
+        _show(line[0], images[row])
+        line[0].set_title(titles[row], fontsize=9)
+        for block, axes in enumerate(line[1:]):
+            weights = maps[block][row, :, 0, -patches:].mean(dim=0).view(grid).numpy()
+            limit = max(float(np.abs(weights).max()), 1e-12)
+            axes.imshow(weights, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
+            if row == 0:
+                axes.set_title(f"block {block + 1}", fontsize=9)
+        for axes in line:
+            axes.set_axis_off()
+    return figure
+
+
 def _show(axes: Axes, image: Tensor) -> None:
     """Draw ``(channels, height, width)``; the values are stretched to the image's own range."""
     low, high = image.min(), image.max()

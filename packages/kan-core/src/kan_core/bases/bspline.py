@@ -127,7 +127,7 @@ class BSpline(Basis):
     def planes(self, x: Tensor) -> Tensor:
         """All functions at all inputs: ``(..., in_features) -> (..., K, in_features)``."""
         if self.matrices is None:
-            return recursion_planes(x, self.knots.to(x.dtype), self.order, self.edge)
+            return recursion_planes(x, _column_major(self.knots.to(x.dtype)), self.order, self.edge)
         if not self.uniform:
             return interval_planes(x, self.knots.to(x.dtype), self.matrices.to(x.dtype), self.edge)
         low, step = self.low.to(x.dtype), self.step.to(x.dtype)
@@ -141,7 +141,7 @@ class BSpline(Basis):
     ) -> Self:
         """A fresh copy with one row of knots for each input."""
         bound = super().bind(in_features, device, dtype)
-        bound.knots = _column_major(bound.knots[:1].expand(in_features, -1))
+        bound.knots = bound.knots[:1].repeat(in_features, 1)  # rows of their own: safetensors refuses views
         bound._update_derived()
         return bound
 
@@ -194,7 +194,7 @@ class BSpline(Basis):
         below = position.floor().long().clamp_max(self.grid_size - 1)
         grid = torch.lerp(old[:, below], old[:, below + 1], (position - below).expand(len(old), -1))
         self.grid_size = grid_size
-        self.knots = _column_major(extend_grid(grid, self.order).to(self.knots.dtype))
+        self.knots = extend_grid(grid, self.order).to(self.knots.dtype)
         self._update_derived()
 
     def fit_points(self) -> Tensor:

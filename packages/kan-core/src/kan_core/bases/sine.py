@@ -52,7 +52,7 @@ class Sine(Basis):
     def planes(self, x: Tensor) -> Tensor:
         """All functions at all inputs: ``(..., in_features) -> (..., K, in_features)``."""
         return torch.addcmul(
-            self.phases.T.to(x.dtype), x.unsqueeze(-2), self.frequencies.unsqueeze(-1).to(x.dtype)
+            self.phases.T.contiguous().to(x.dtype), x.unsqueeze(-2), self.frequencies.unsqueeze(-1).to(x.dtype)
         ).sin()
 
     def bind(
@@ -69,9 +69,9 @@ class Sine(Basis):
 
 
 def sine_phases(in_features: int, num_frequencies: int) -> Tensor:
-    """p_ik as a float64 tensor ``(in_features, num_frequencies)``, those of one k side by side in memory."""
+    """p_ik as a float64 tensor ``(in_features, num_frequencies)``."""
     ratios: list[float] = [_AMPLITUDE * i**-_DECAY + _OFFSET for i in range(1, num_frequencies)]
     k = torch.arange(1, num_frequencies + 1, dtype=torch.float64)[:, None]
     along_inputs = torch.linspace(0, math.pi, in_features, dtype=torch.float64)
     phases: Tensor = (k / (num_frequencies + 1) + along_inputs) * math.prod(ratios)
-    return phases.T
+    return phases.T.contiguous()

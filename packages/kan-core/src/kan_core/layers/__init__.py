@@ -22,7 +22,7 @@ from kan_core.layers.qkan import QKANLinear
 from kan_core.layers.rational import GroupRationalLinear, PadeLinear, Rational
 from kan_core.layers.reduced import ReducedKANLinear
 from kan_core.layers.rkan import JacobiRKAN, RKANLinear
-from kan_core.layers.select import SelectKANLinear, select_all
+from kan_core.layers.select import Selection, SelectKANLinear, select_all
 from kan_core.layers.skan import SKANLinear
 from kan_core.layers.wav_kan import WavKANLinear
 
@@ -51,6 +51,7 @@ __all__ = [
     "Routing",
     "SKANLinear",
     "SelectKANLinear",
+    "Selection",
     "WavKANLinear",
     "activation_before",
     "get",

@@ -156,8 +156,9 @@ class _KANConv(KANLayer):
         if x.dim() <= self.spatial or x.shape[-1 - self.spatial] != self.in_channels:
             dims = ", ".join("DHW"[-self.spatial :])
             raise KANError(f"expected an input of shape (..., {self.in_channels}, {dims}), got {tuple(x.shape)}")
-        x = x.reshape(-1, *x.shape[-1 - self.spatial :])
-        x = self._padded(x)
+        # Not reshaped when there is nothing to fold: torch 2.11 has wrong gradients of normalisations on the CPU for
+        # batches of one whose stride of the batch was lost, as reshape does even where the shape stays.
+        x = self._padded(x if len(lead) == 1 else x.reshape(-1, *x.shape[-1 - self.spatial :]))
         # Channels last: the basis then sees (..., in), and its planes are the convolution's channels without a copy.
         x = x.movedim(1, -1).contiguous()
         coefficients, base = self._split(self.effective_weight(), self.plane_dim)
@@ -167,7 +168,7 @@ class _KANConv(KANLayer):
             y = y + self._convolve(self._base(x), base)
         if self.bias is not None:
             y = y + self.bias.to(y.dtype).view(-1, *(1,) * self.spatial)
-        return y.reshape(*lead, *y.shape[1:])
+        return y if len(lead) == 1 else y.reshape(*lead, *y.shape[1:])
 
     def _padded(self, x: Tensor) -> Tensor:
         """The input, padded; zeros that contribute nothing are left to :meth:`_convolve`."""

@@ -10,7 +10,7 @@ import lightning.pytorch as pl
 
 from kan_core.training.console import USER_ERRORS, quiet, report_error
 from kan_core.training.experiment import Experiment
-from kan_core.training.parsing import AppCLI, Link, split_command
+from kan_core.training.parsing import AppCLI, Link, configuration_of_checkpoint, split_command
 from kan_core.training.run_folder import is_rank_zero
 from kan_core.training.task import Task
 
@@ -26,8 +26,9 @@ def run(
 ) -> int:
     """Run a training app; ``apps/train_x.py`` is ``sys.exit(main())`` around this.
 
-    The first word may be ``fit``, ``validate``, ``test`` or ``predict``; without one the task is trained and tested,
-    and so is its twin. Everything else is an option of one flat configuration, the same for all commands.
+    The first word may be ``fit``, ``validate``, ``test``, ``predict`` or ``export``; without one the task is trained
+    and tested, and so is its twin. Everything else is an option of one flat configuration, the same for all commands.
+    The evaluating commands, given ``--ckpt_path`` of a run and no ``--config``, start from that run's configuration.
 
     Args:
         task: Base of the tasks that ``--model`` may name.
@@ -49,6 +50,8 @@ def run(
     with quiet():
         try:
             command, options = split_command(words)
+            if command not in (None, "fit"):  # training goes on with the options that it was started with
+                options = [*configuration_of_checkpoint(options), *options]
             cli = AppCLI(task, data, app=app, defaults=defaults, links=links, args=options)
             experiment = Experiment(cli, app)
             experiment.run(command)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import csv
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +15,10 @@ from kan_core.errors import KANError
 from kan_core.training.checkpoints import FOLDER as CHECKPOINTS
 from kan_core.training.checkpoints import load_weights
 from kan_core.training.console import USER_ERRORS
+from kan_core.training.export import export_task
 from kan_core.training.files import atomic_write
 from kan_core.training.parsing import AppCLI
+from kan_core.training.predictions import PredictionWriter
 from kan_core.training.report import write_report
 from kan_core.training.run_folder import RunFolder, is_rank_zero, run_name
 from kan_core.training.runtime import Stopwatch
@@ -180,11 +180,10 @@ class Experiment:
             return
         self.folder.create(resume=True)
         if command == "predict":
-            outputs = evaluation_trainer(self.options).predict(self.task, datamodule=self.datamodule)
-            rows = (row for batch in outputs or [] for row in self.task.prediction_rows(batch))
-            path = self.folder.path / "predictions.csv"
-            count = _write_rows(path, rows)
-            print(f"{count} predictions written to {path}")
+            self._predict()
+            return
+        if command == "export":
+            self._export()
             return
         metrics = self._metrics(self.task, command, self.options)
         path = self.folder.path / f"{command}.json"
@@ -193,15 +192,20 @@ class Experiment:
         print_metrics(f"{self.task.model_name} on {self.dataset}", metrics)
         print(f"written to {path}")
 
+    def _predict(self) -> None:
+        with PredictionWriter(self.folder.path) as writer:
+            options = {**self.options, "callbacks": [*self.options["callbacks"], writer]}
+            evaluation_trainer(options).predict(self.task, datamodule=self.datamodule, return_predictions=False)
+        print(f"{writer.count} predictions written to {' and '.join(map(str, writer.written))}")
 
-def _write_rows(path: Path, rows: Iterable[dict[str, object]]) -> int:
-    count = 0
-    with atomic_write(path) as temporary, temporary.open("w", newline="") as file:
-        writer: csv.DictWriter[str] | None = None
-        for row in rows:
-            if writer is None:
-                writer = csv.DictWriter(file, fieldnames=list(row))
-                writer.writeheader()
-            writer.writerow(row)
-            count += 1
-    return count
+    def _export(self) -> None:
+        self.datamodule.setup("fit")
+        folder = self.folder.path / "export"
+        report = export_task(self.task, folder, self.task.export_metadata(self.datamodule))
+        for file, difference in report["max_abs_difference"].items():
+            print(f"{folder / file}: differs from the network by at most {difference:.2g}")
+        print(
+            f"input shape {report['input_shape']} (null is any size), in {folder / 'export.json'}".replace(
+                "None", "null"
+            )
+        )

@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import Logger
 from kan_core.errors import KANError
 from kan_core.training.task import Task
 
-COMMANDS = ("fit", "validate", "test", "predict")
+COMMANDS = ("fit", "validate", "test", "predict", "export")
 TWINS = ("params", "flops", "none")
 TRAINER_DEFAULTS = {
     "accelerator": "auto",
@@ -45,6 +45,18 @@ def split_command(args: Sequence[str]) -> tuple[str | None, list[str]]:
     if args[0] not in COMMANDS:
         raise KANError(f"unknown command {args[0]!r}: use {', '.join(COMMANDS)}, or none to train and test")
     return args[0], list(args[1:])
+
+
+def configuration_of_checkpoint(options: Sequence[str]) -> list[str]:
+    """``--config`` of the run that ``--ckpt_path`` lies in, unless the options name a configuration themselves."""
+    values = {}
+    for at, option in enumerate(options):
+        key, given, value = option.partition("=")
+        values[key] = value if given else next(iter(options[at + 1 :]), "")
+    if not values.get("--ckpt_path") or "--config" in values:
+        return []
+    config = Path(values["--ckpt_path"]).absolute().parent.parent / "config.yaml"
+    return ["--config", str(config)] if config.is_file() else []
 
 
 class AppCLI(LightningCLI):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
@@ -30,6 +31,7 @@ class Task(pl.LightningModule):
         monitor_mode: ``"min"`` or ``"max"``.
         headline: The metric that is compared with the twin's. ``None``: `monitor` with ``val/`` replaced by ``test/``.
         headline_mode: ``"min"`` or ``"max"``; ``None``: as `monitor_mode`.
+        export_dims: Dimensions of the input that stay free in an exported file: the batch.
     """
 
     net: nn.Module
@@ -37,6 +39,7 @@ class Task(pl.LightningModule):
     monitor_mode: str = "min"
     headline: str | None = None
     headline_mode: str | None = None
+    export_dims: tuple[int, ...] = (0,)
 
     @property
     def task_name(self) -> str:
@@ -89,6 +92,16 @@ class Task(pl.LightningModule):
             raise TypeError(f"{type(self).__name__}.predict_step returns no tensor: it needs prediction_rows as well")
         for row in batch_outputs.reshape(len(batch_outputs), -1).tolist():
             yield {f"output_{i}": value for i, value in enumerate(row)}
+
+    def write_predictions(self, batch_outputs: Any, folder: Path) -> None:
+        """Write files, such as masks, for what ``predict_step`` returned for one batch; by default there are none.
+
+        Called after `prediction_rows`. `folder` becomes ``predictions`` in the run folder when all are written.
+        """
+
+    def export_metadata(self, datamodule: pl.LightningDataModule) -> dict[str, Any]:
+        """What the user of an exported file must know, as JSON values: by default the model's name and the task's."""
+        return {"task": self.task_name, "model": self.model_name}
 
     def adamw(self, lr: float, weight_decay: float, warmup_epochs: float = 1.0) -> dict[str, Any]:
         """What ``configure_optimizers`` usually returns here: :func:`~kan_core.training.optim.adamw_cosine`.

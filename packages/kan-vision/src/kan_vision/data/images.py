@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from sklearn.model_selection import train_test_split
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from kan_core.errors import KANError
+from kan_vision.data.repeats import digest, without_repeats
 
 UNLABELLED = -1
 """The label of an image whose class is not known."""
@@ -71,19 +72,45 @@ class ArrayImages(Images):
         picked = self._pixels[torch.as_tensor(indices)]
         return picked.float().div_(255) if picked.dtype == torch.uint8 else picked
 
+    def digests(self) -> list[bytes]:
+        """What each image is recognised by among others of this set."""
+        return [digest(pixels) for pixels in self._pixels]
+
     def part(self, indices: slice | Tensor) -> ArrayImages:
         """The images at `indices`, in that order."""
         return ArrayImages(self._pixels[indices], self.labels[indices])
 
 
-@dataclass(frozen=True)
-class Splits:
-    """The three splits of a data set and the names of its classes, in label order."""
+T = TypeVar("T")
 
-    train: Images
-    val: Images
-    test: Images
+
+@dataclass(frozen=True)
+class SplitsOf(Generic[T]):
+    """The three splits of a data set, of whatever kind.
+
+    Attributes:
+        train: To learn from.
+        val: To select with.
+        test: To report.
+        class_names: In label order.
+        repeats: How many images were left out of `train` and `val` because a later split holds them too.
+    """
+
+    train: T
+    val: T
+    test: T
     class_names: tuple[str, ...]
+    repeats: int = 0
+
+
+class Splits(SplitsOf[Images]):
+    """The three splits of a classification data set."""
+
+
+def leak_free(train: ArrayImages, val: ArrayImages, test: ArrayImages, names: tuple[str, ...], what: str) -> Splits:
+    """Splits whose later ones share no image with an earlier one; see `without_repeats`."""
+    kept, kept_val, dropped = without_repeats(train, val, [part.digests() for part in (train, val, test)], what)
+    return Splits(kept, kept_val, test, names, dropped)
 
 
 class NormalisedImages(Dataset[ImageBatch]):
@@ -139,7 +166,7 @@ def stratified_split(labels: Tensor, fraction: float, seed: int, what: str) -> t
 
     Args:
         labels: ``(n,)`` class indices.
-        fraction: Share of the second part, between 0 and 1.
+        fraction: Share of the second part, between 0 and 1; an integer is how many it has.
         seed: The same seed gives the same split.
         what: The name of the data, for the message.
 

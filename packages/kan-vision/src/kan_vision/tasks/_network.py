@@ -34,9 +34,9 @@ def build_network(
     """
     ours = our_models()
     if not timm.is_model(model):
-        near = [name for name in difflib.get_close_matches(model, timm.list_models(), n=3) if name not in ours]
-        also = f"; timm has {', '.join(near)}" if near else ""
-        raise KANError(f"unknown model {model!r}: choose one of {', '.join(ours)}{also}")
+        near = difflib.get_close_matches(model, ours, n=5) + difflib.get_close_matches(model, timm.list_models(), n=3)
+        hint = f"did you mean {' or '.join(dict.fromkeys(near))}? " if near else ""
+        raise KANError(f"unknown model {model!r}: {hint}kan_vision has {', '.join(ours)}; timm's are allowed too")
     size = {"img_size": img_size} if model in ours else {}
     try:
         return timm.create_model(model, **{"num_classes": num_classes, "in_chans": in_chans, **size, **model_kwargs})

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, cast, get_args
 
 import lightning.pytorch as pl
 import torch
 import torch.nn.functional as F
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from torchmetrics import MetricCollection
 from torchmetrics.classification import (
@@ -18,16 +19,19 @@ from torchmetrics.classification import (
     MulticlassF1Score,
 )
 
-from kan_core.compare import count_flops, count_parameters, match_width
 from kan_core.errors import KANError
-from kan_core.training import Task
 from kan_vision.data.base import ImageDataModule
 from kan_vision.data.images import UNLABELLED, ImageBatch
-from kan_vision.figures import Prediction, confusion_figure, predictions_figure
+from kan_vision.figures import Prediction, attention_figure, confusion_figure, predictions_figure
+from kan_vision.layers.fourier_attention import KArAtAttention, attention_maps
+from kan_vision.tasks._base import VisionTask
 from kan_vision.tasks._network import build_network
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+SelectBy = Literal["loss", "accuracy", "balanced_accuracy", "macro_f1", "auc"]
 
 
 class PredictedBatch(NamedTuple):
@@ -44,11 +48,11 @@ class PredictedBatch(NamedTuple):
     probabilities: Tensor
 
 
-class ClassificationTask(Task):
-    """Train a network of timm's registry to tell classes of images apart; the epoch of least validation loss is kept.
+class ClassificationTask(VisionTask):
+    """Train a network of timm's registry to tell classes of images apart; the epoch that validates best is kept.
 
     Logged: ``train/loss``; under ``val/`` and ``test/`` loss (without smoothing), accuracy, balanced_accuracy (mean
-    recall) and macro_f1; ``test/auc`` (one against the rest, macro) and ``test/ece`` (15 bins).
+    recall), macro_f1 and auc (one against the rest, macro); ``test/ece`` (15 bins).
 
     Args:
         model: A name that `timm.create_model` knows after ``import kan_vision``.
@@ -61,11 +65,14 @@ class ClassificationTask(Task):
         weight_decay: Decoupled weight decay; norms, biases and grids are exempt.
         warmup_epochs: Linear warm-up before the cosine.
         label_smoothing: Of the training loss.
+        select_by: The validation metric that chooses the epoch: the least ``loss``, or the highest ``accuracy``,
+            ``balanced_accuracy``, ``macro_f1`` or ``auc``.
 
     Raises:
-        KANError: When the model is unknown or refuses its arguments.
+        KANError: When the model is unknown or refuses its arguments, or for another `select_by`.
     """
 
+    data_kind: ClassVar[type[Any]] = ImageDataModule
     headline = "test/accuracy"
     headline_mode = "max"
 
@@ -81,38 +88,27 @@ class ClassificationTask(Task):
         weight_decay: float = 5e-4,
         warmup_epochs: float = 1.0,
         label_smoothing: float = 0.0,
+        select_by: SelectBy = "loss",
     ) -> None:
         super().__init__()
+        if select_by not in get_args(SelectBy):
+            raise KANError(f"select_by must be one of {', '.join(get_args(SelectBy))}, got {select_by!r}")
         self.save_hyperparameters()
+        self.monitor, self.monitor_mode = f"val/{select_by}", "min" if select_by == "loss" else "max"
         self.net = build_network(model, model_kwargs or {}, num_classes, in_chans, img_size)
-        height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
-        self.example_input_array: Tensor = torch.zeros(1, in_chans, height, width)
+        self.set_example(in_chans, img_size)
         self.class_names = class_names or [str(label) for label in range(num_classes)]
         while_training = {
             "accuracy": MulticlassAccuracy(num_classes, average="micro"),
             "balanced_accuracy": MulticlassAccuracy(num_classes, average="macro"),
             "macro_f1": MulticlassF1Score(num_classes, average="macro"),
+            "auc": MulticlassAUROC(num_classes),
         }
-        at_the_end = {"auc": MulticlassAUROC(num_classes), "ece": MulticlassCalibrationError(num_classes, n_bins=15)}
+        at_the_end = {"ece": MulticlassCalibrationError(num_classes, n_bins=15)}
         self.val_metrics = MetricCollection(dict(while_training), prefix="val/")
         self.test_metrics = MetricCollection({**while_training, **at_the_end}, prefix="test/").clone()
         self.confusion = MulticlassConfusionMatrix(num_classes)
         self.tested: list[Prediction] = []
-
-    @property
-    def model_name(self) -> str:
-        """The model, and its kind of layer where that was chosen: ``kan_mlp_small[rbf]``."""
-        layer = (self.hparams["model_kwargs"] or {}).get("layer")
-        return f"{self.hparams['model']}[{layer}]" if layer else str(self.hparams["model"])
-
-    def forward(self, image: Tensor) -> Tensor:
-        """``(batch, in_chans, height, width)`` normalised images to ``(batch, num_classes)`` logits."""
-        logits: Tensor = self.net(image)
-        return logits
-
-    def configure_optimizers(self) -> Any:
-        """AdamW with warm-up and cosine."""
-        return self.adamw(self.hparams["lr"], self.hparams["weight_decay"], self.hparams["warmup_epochs"])
 
     def training_step(self, batch: ImageBatch, batch_idx: int) -> Tensor:
         """Cross-entropy of a batch."""
@@ -170,25 +166,6 @@ class ClassificationTask(Task):
                 "true": true,
             }
 
-    def make_twin(self, by: str) -> ClassificationTask:
-        """The same architecture with ordinary layers, as wide as it takes to have the same size."""
-        kwargs = dict(self.hparams["model_kwargs"] or {})
-        if kwargs.get("layer") == "linear":
-            raise KANError(f"--twin {by}: this model has ordinary layers already; use --twin none")
-        kwargs = {**kwargs, "layer": "linear", "layer_kwargs": None}
-        size = count_flops(self.net, self.example_input_array) if by == "flops" else count_parameters(self.net)
-        match = match_width(
-            lambda width: self._with_model_kwargs({**kwargs, "width": width}).net,
-            size,
-            by=cast(Literal["params", "flops"], by),
-            sample=self.example_input_array,
-        )
-        return self._with_model_kwargs({**kwargs, "width": match.width})
-
-    def _with_model_kwargs(self, model_kwargs: dict[str, Any]) -> ClassificationTask:
-        """A new task that differs from this one in its model's arguments only."""
-        return ClassificationTask(**{**self.hparams, "model_kwargs": model_kwargs})
-
     def trivial_baseline(self, datamodule: pl.LightningDataModule) -> dict[str, float]:
         """Always the most frequent class of the training split."""
         splits = cast(ImageDataModule, datamodule).splits
@@ -211,4 +188,16 @@ class ClassificationTask(Task):
             images = cast(ImageDataModule, datamodule).splits.test
             yield "confusion_matrix", confusion_figure(self.confusion.compute().cpu(), self.class_names)
             yield "predictions", predictions_figure(self.tested, images, self.class_names)
+            if any(isinstance(part, KArAtAttention) for part in self.net.modules()):
+                yield "attention", self._attention_figure(cast(ImageDataModule, datamodule))
         yield from super().figures(datamodule)
+
+    @torch.no_grad()
+    def _attention_figure(self, data: ImageDataModule, most: int = 4) -> Figure:
+        first = [next(p for p in self.tested if p.label == label) for label in sorted({p.label for p in self.tested})]
+        chosen = first[:most]
+        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in data.statistics)
+        pixels = data.splits.test.pixels([p.position for p in chosen])
+        maps = attention_maps(self.net, (pixels - mean) / std)
+        grid = cast(VisionTransformer, self.net).patch_embed.grid_size
+        return attention_figure(pixels, maps, grid, [self.class_names[p.label] for p in chosen])

@@ -29,7 +29,8 @@ def _workspace(like: Tensor, rows: int, columns: int) -> Tensor:
     size = rows * columns
     buffer: Tensor | None = getattr(_kept, "buffer", None)
     if buffer is None or buffer.numel() < size or buffer.dtype != like.dtype:
-        buffer = _kept.buffer = like.new_empty(size)
+        with torch.inference_mode(False):  # it outlives the call: a tensor made in inference mode cannot train later
+            buffer = _kept.buffer = like.new_empty(size)
     return buffer[:size].view(rows, columns)
 
 
