@@ -251,6 +251,72 @@ def ratio(record: dict[str, Any], base: str) -> str:
     return f"{found.get('forward_backward', found['forward']):.2f}" if found else "-"
 
 
+def vision(result: dict[str, Any]) -> str:
+    name = result["metric"].removeprefix("test/")
+    baseline = result["baseline"].get(result["metric"])
+    rows = [
+        [
+            f"{side}: `{r['model']}`",
+            f"{r['parameters']:,}",
+            mean_sd(r["per_seed"], ".4f"),
+            ", ".join(f"{value:.4f}" for value in r["per_seed"]),
+            "[{:+.4f}, {:+.4f}]: {}".format(*r["difference_interval"], r["verdict"]) if "verdict" in r else "",
+            f"{r['train_seconds'] / 60:.1f}",
+        ]
+        for side, r in result["result"].items()
+    ]
+    heads = ["network", "parameters", f"test {name}", "by seed", "KAN minus it, 95 %", "training, min"]
+    trivial = f"; the answer that looks at no image has {baseline:.4f}" if baseline is not None else ""
+    return (
+        f"{result['dataset']}, configuration `{result['config']}`: the epoch is chosen on validation data, the test\n"
+        f"split is used once{trivial}. An epoch of the KAN takes {result['epoch_time_ratio']:.2f} times its twin's.\n\n"
+        + table(heads, rows)
+    )
+
+
+def kat_block(result: dict[str, Any]) -> str:
+    keys = ("forward_ms", "forward_backward_ms", "forward_ratio", "forward_backward_ratio", "memory_mib")
+    rows = [
+        [f"batch {r['batch']}, {c['contender']}", f"{c['parameters']:,}", *(f"{c[key]:.2f}" for key in keys)]
+        for r in result["results"]
+        for c in r["contenders"]
+    ]
+    heads = ["batch, block", "parameters", "fwd ms", "step ms", "fwd/ViT", "step/ViT", "memory MiB"]
+    return (
+        "One block of width 192 on 197 tokens, float32; a step is forward + backward. Medians of\n"
+        f"{result['repeats']} repetitions.\n\n" + table(heads, rows)
+    )
+
+
+def karat_memory(result: dict[str, Any]) -> str:
+    keys = ("forward_ms", "fused_forward_ratio", "forward_backward_ms", "fused_forward_backward_ratio")
+    keys += ("memory_mib", "fused_memory_ratio", "memory_ratio")
+    rows = [
+        [f"{r['part']}, {c['contender']}", *(f"{c[key]:.2f}" for key in keys)]
+        for r in result["results"]
+        for c in r["contenders"]
+    ]
+    heads = ["part, attention", "fwd ms", "fwd/fused", "step ms", "step/fused", "memory MiB", "memory/fused"]
+    return (
+        "Learned Fourier attention and softmax, float32, batch 32, 197 tokens of width 192, 3 heads; a step is\n"
+        f"forward + backward. Medians of {result['repeats']} repetitions.\n\n" + table([*heads, "memory/unfused"], rows)
+    )
+
+
+def ukan(result: dict[str, Any]) -> str:
+    keys = ("forward_ms", "step_ms", "forward_ratio", "step_ratio", "memory_mib")
+    rows = [
+        [f"`{r['model']}`, {c['contender']}", f"{c['parameters']:,}", *(f"{c[key]:.2f}" for key in keys)]
+        for r in result["results"]
+        for c in r["contenders"]
+    ]
+    heads = ["model, layers", "parameters", "fwd ms", "step ms", "fwd/MLP", "step/MLP", "memory MiB"]
+    return (
+        "Eight crops of 128 x 128 pixels, float32; a step is forward, loss, backward and an SGD update. Medians of\n"
+        f"{result['repeats']} repetitions.\n\n" + table(heads, rows)
+    )
+
+
 SECTIONS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "layers-cpu": ("The B-spline layer and the matrix product (`layers.py`)", layers),
     "kernels-cpu": ("Kernels on the CPU (`kernels.py`)", kernels),
@@ -260,6 +326,14 @@ SECTIONS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "daruan-cuda": ("DARUAN layers on a GPU (`daruan.py --device cuda`)", daruan),
     "layers-families-cpu": ("Speed and memory of every layer (`layers.py --families`)", families),
     "families-mnist-cpu": ("MNIST with every layer (`families_mnist.py`)", families_mnist),
+    "kat-block-cpu": ("A block of KAT-tiny and of ViT-tiny (`kat_block.py`)", kat_block),
+    "karat-memory-cpu": ("Learned attention and softmax (`karat_memory.py`)", karat_memory),
+    "ukan-cpu": ("A training step of U-KAN (`ukan.py`)", ukan),
+    "vision-default-cpu": ("Digits, the app's default (`vision.py`)", vision),
+    "vision-kanconv_mnist-cpu": ("MNIST with KAN convolutions (`vision.py`)", vision),
+    "vision-vikan_mnist-cpu": ("MNIST with a KAN transformer (`vision.py`)", vision),
+    "vision-kanconv_pneumoniamnist-cpu": ("PneumoniaMNIST (`vision.py`)", vision),
+    "vision-ukan_dsb2018-cpu": ("Nuclei of the Data Science Bowl 2018 (`vision.py`)", vision),
     "functions-cpu": ("Function fitting (`functions.py`)", functions),
     "spline-degree-cpu": ("Time against the degree of a spline (`spline_degree.py`)", spline_degree),
 }

@@ -109,7 +109,7 @@ def test_validation_chooses_the_best_epoch(run_folder):
     assert best["epoch"] == max(range(len(rows)), key=lambda i: float(rows[i]["val/iou"]))
 
 
-def test_predicting_a_folder_writes_masks_and_overlays(run, run_folder):
+def test_predicting_a_folder_writes_masks_and_overlays(run, run_folder, capsys):
     """Of any sizes, smaller than the network's multiple of 32 among them; larger ones in tiles."""
     new = run / "new" / "deep"
     new.mkdir(parents=True)
@@ -120,6 +120,7 @@ def test_predicting_a_folder_writes_masks_and_overlays(run, run_folder):
     checkpoint = run_folder / "checkpoints" / "best.ckpt"
     words = ["predict", "--ckpt_path", str(checkpoint), "--data.predict_folder", str(run / "new")]
     assert main([*words, "--model.tile=96", "--model.overlap=32"]) == 0
+    assert "1 image(s) with a side below 32 pixels, which ukan_small needs at least: padded" in capsys.readouterr().out
     with (run_folder / "predictions.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["mask"] for row in rows] == [f"predictions/{n}.png" for n in ("0000_a", "0001_a", "0002_b")]

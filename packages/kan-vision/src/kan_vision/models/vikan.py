@@ -19,7 +19,7 @@ import torch
 from timm.layers.attention import Attention
 from timm.models import generate_default_cfgs, register_model, vision_transformer
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
 from kan_core import KANError
 from kan_vision.layers.feed_forward_hook import FeedForwardHook, LayerChoice, layer_pair
@@ -54,6 +54,7 @@ class ViKAN(VisionTransformer):
         attn_init: "mimetic" lets attention start as that of a trained transformer, see
             :class:`~kan_vision.layers.mimetic_attention.MimeticAttention`, the twin's too. "timm" draws its matrices
             with a standard deviation of 0.02, which on MNIST took about twice as many steps to the same accuracy.
+        attn_layer: Another attention than timm's, with an initialisation of its own.
         **kwargs: Those of timm's VisionTransformer: img_size, patch_size, in_chans, num_classes, global_pool ("token",
             "avg", ...), embed_dim, depth, num_heads, mlp_ratio, drop_rate, drop_path_rate, act_layer (of the twin),
             and so on. Images whose sides are no multiples of the patch are padded with zeros.
@@ -73,10 +74,13 @@ class ViKAN(VisionTransformer):
         width: float = 1.0,
         pos_embed: str = "learn",
         attn_init: str = "mimetic",
+        attn_layer: type[nn.Module] | None = None,
         **kwargs: Any,
     ) -> None:
         if attn_init not in _ATTENTION:
             raise KANError(f"attn_init must be one of {', '.join(_ATTENTION)}, got {attn_init!r}")
+        if attn_layer is not None and attn_init != "mimetic":
+            raise KANError(f"attn_init={attn_init!r} is of timm's attention, but attn_layer is {attn_layer.__name__}")
         if pos_embed not in _POSITIONS:
             raise KANError(f"pos_embed must be one of {', '.join(_POSITIONS)}, got {pos_embed!r}")
         hook: Any = partial(FeedForwardHook, layer=layer_pair(layer), layer_kwargs=layer_kwargs, width=width)
@@ -85,7 +89,7 @@ class ViKAN(VisionTransformer):
             embed_layer=PaddedPatchEmbed,
             dynamic_img_pad=True,
             mlp_layer=hook,
-            attn_layer=_ATTENTION[attn_init],
+            attn_layer=attn_layer or _ATTENTION[attn_init],
             **kwargs,
         )
         if pos_embed == "sincos":

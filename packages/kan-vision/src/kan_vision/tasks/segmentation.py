@@ -153,7 +153,7 @@ class SegmentationTask(VisionTask):
         self.val_scores = MaskScores(self.class_names, IGNORE)
         self.test_scores = MaskScores(self.class_names, IGNORE)
         self.boundary_f1, self.hd95 = MeanMetric(nan_strategy="disable"), MeanMetric(nan_strategy="disable")
-        self.without_boundary = 0
+        self.without_boundary = self.padded = 0
         self.tested: list[tuple[float, int]] = []
 
     def training_step(self, batch: MaskBatch, batch_idx: int) -> Tensor:
@@ -240,8 +240,21 @@ class SegmentationTask(VisionTask):
         self.log_dict({f"{split}/{name}": value for name, value in values.items() if name != "iou"})
         self.log(f"{split}/iou", values["iou"], prog_bar=split == "val")
 
+    def on_predict_start(self) -> None:
+        """Forget an earlier prediction."""
+        self.padded = 0
+
+    def on_predict_end(self) -> None:
+        """Say what was done to small images."""
+        if self.padded:
+            print(
+                f"{self.padded} image(s) with a side below {self.net.multiple} pixels, which {self.hparams['model']} "
+                "needs at least: padded by reflection, and their masks cut back"
+            )
+
     def predict_step(self, batch: MaskBatch, batch_idx: int) -> list[PredictedMask]:
         """Class indices of whole images."""
+        self.padded += len(batch.image) * (min(batch.image.shape[-2:]) < cast(Segmenter, self.net).multiple)
         datamodule = cast(MaskDataModule, self.trainer.datamodule)  # type: ignore[attr-defined]
         predicted = self.classes(self.logits(batch.image)).to(torch.uint8).cpu()
         pixels = denormalised(batch.image.cpu(), datamodule)
