@@ -21,6 +21,7 @@ from kan_vision.tasks import ClassificationTask
 
 QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
 REPOSITORY = Path(__file__).parents[2]
+LARGER = {"ukan_dsb2018", "unet_dsb2018", "mask_folder", "image_folder"}
 CONFIGS = sorted((REPOSITORY / "configs" / "vision").rglob("*.yaml"))
 
 
@@ -56,6 +57,34 @@ def write_images(root, classes=("cat", "dog"), n=10):
                 root / "images" / name / f"{i}.png"
             )
     return root / "images"
+
+
+def write_npz(root, n=24):
+    """PneumoniaMNIST's arrays, of noise."""
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for split in ("train", "val", "test"):
+        arrays[f"{split}_images"] = rng.integers(0, 256, (n, 28, 28)).astype(np.uint8)
+        arrays[f"{split}_labels"] = (np.arange(n) % 2).astype(np.uint8)[:, None]
+    (root / "pneumoniamnist").mkdir(parents=True)
+    np.savez(root / "pneumoniamnist" / "pneumoniamnist.npz", **arrays)
+
+
+def write_nuclei(root, n=10):
+    """A set in the layout of the Data Science Bowl 2018, and the same as a folder of masks."""
+    rng = np.random.default_rng(0)
+    for number in range(n):
+        pixels = rng.integers(0, 256, (40, 48, 3)).astype(np.uint8)
+        mask = np.zeros((40, 48), np.uint8)
+        mask[5 + number : 20 + number, 8:30] = 255
+        for path, array in (
+            (root / "dsb2018" / "stage1_train" / f"id{number}" / "images" / f"id{number}.png", pixels),
+            (root / "dsb2018" / "stage1_train" / f"id{number}" / "masks" / "a.png", mask),
+            (root / "cells" / "images" / f"id{number}.png", pixels),
+            (root / "cells" / "masks" / f"id{number}.png", mask),
+        ):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array).save(path)
 
 
 @pytest.mark.slow
@@ -113,6 +142,8 @@ def test_the_defaults_are_the_config_of_the_same_name():
 def test_every_shipped_config_trains_and_tests(path, tmp_path, monkeypatch):
     write_mnist(tmp_path / "data")
     write_images(tmp_path / "data")
+    write_npz(tmp_path / "data")
+    write_nuclei(tmp_path / "data")
     monkeypatch.setenv("KAN_DATA", str(tmp_path / "data"))
     args = [
         "--config",
@@ -125,12 +156,16 @@ def test_every_shipped_config_trains_and_tests(path, tmp_path, monkeypatch):
         "run",
         *QUIET,
     ]
-    if path.stem == "kanconv_mnist":
+    if path.stem.endswith("_mnist"):
         args += ["--data.val_size", "20"]
     assert main(args) == 0
     summary = json.loads((tmp_path / "outputs" / "vision" / "run" / "summary.json").read_text())
-    assert summary["parameters"] <= 300_000 or path.stem == "image_folder"
-    assert summary["twin"]["parameters"] == pytest.approx(summary["parameters"], rel=0.05)
+    assert summary["parameters"] <= (2_000_000 if path.stem in LARGER else 500_000)
+    if path.stem == "unet_dsb2018":
+        assert summary["twin"] is None
+        assert summary["parameters"] == pytest.approx(1_848_633, rel=0.01)  # U-KAN's
+    else:
+        assert summary["twin"]["parameters"] == pytest.approx(summary["parameters"], rel=0.05)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

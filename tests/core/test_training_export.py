@@ -14,6 +14,7 @@ import onnxruntime
 import pytest
 import torch
 
+from kan_core import layers
 from kan_core.errors import KANError
 from kan_core.training.export import export_task, onnx_module, trace
 from kan_core.training.parsing import configuration_of_checkpoint
@@ -93,6 +94,13 @@ def test_an_untraceable_network_is_one_line(tmp_path):
     task = toy.ToyTask()
     task.net = Branches()
     with pytest.raises(KANError, match="export: Branches cannot be traced"):
+        export_task(task, tmp_path, {})
+
+
+def test_an_operator_that_onnx_lacks_is_one_line(tmp_path):
+    task = toy.ToyTask()
+    task.net = layers.get("rkan")(2, 2)
+    with pytest.raises(KANError, match=r"ONNX exporter does not convert this network \(the operator [\w.]*hypot"):
         export_task(task, tmp_path, {})
 
 

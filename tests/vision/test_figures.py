@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import torch
 
+from kan_vision.data import Digits
 from kan_vision.data.images import ArrayImages
-from kan_vision.figures import Prediction, confusion_figure, predictions_figure
+from kan_vision.figures import Prediction, attention_figure, confusion_figure, predictions_figure
+from kan_vision.overlays import MaskSample, colours_of, overlay, samples_figure
+from kan_vision.tasks import ClassificationTask
 
 NAMES = ["cat", "dog", "emu"]
 IMAGES = ArrayImages(
@@ -70,3 +73,46 @@ def test_the_image_shown_is_the_one_meant():
     assert shown.shape == (4, 4, 3)
     assert shown[..., 0].min() == 1
     assert shown[..., 1:].max() == 0
+
+
+def test_attention_shows_the_class_tokens_row_over_the_patches():
+    maps = [torch.zeros(2, 3, 7, 7) for _ in range(2)]  # a class token and 2 x 3 patches
+    maps[1][0, :, 0, 1:] = torch.arange(6.0) - 2
+    figure = attention_figure(torch.rand(2, 1, 8, 12), maps, (2, 3), ["a", "b"])
+    panels = figure.axes[:3]
+    assert [axes.get_title() for axes in panels] == ["a", "block 1", "block 2"]
+    shown = panels[2].get_images()[0]
+    assert shown.get_array().tolist() == [[-2, -1, 0], [1, 2, 3]]
+    assert shown.get_clim() == (-3, 3)  # white is nothing
+
+
+def test_only_learned_attention_is_drawn():
+    small = {"depth": 2, "embed_dim": 24, "num_heads": 3}
+    for attention, drawn in (("fourier", True), ("softmax", False)):
+        task = ClassificationTask("karat_tiny_patch4_32", {**small, "attention": attention}, img_size=8).eval()
+        task.tested = [Prediction(0, 3, 3, 0.9), Prediction(1, 5, 3, 0.5)]
+        assert ("attention" in dict(task.figures(Digits()))) == drawn
+
+
+def test_an_overlay_paints_classes_and_leaves_the_background():
+    pixels = torch.full((1, 2, 3), 0.5)
+    classes = torch.tensor([[0, 1, 2], [0, 0, 255]])
+    painted = overlay(pixels, classes, [(255, 0, 0), (0, 0, 255)], alpha=1.0)
+    assert painted[:, 0, 0].tolist() == painted[:, 1, 2].tolist() == [128, 128, 128]
+    assert painted[:, 0, 1].tolist() == [255, 0, 0]
+    assert painted[:, 0, 2].tolist() == [0, 0, 255]
+    assert len(set(colours_of(12))) == 11
+
+
+def test_the_last_panel_says_where_masks_differ():
+    mask = torch.tensor([[1, 1, 0, 0, 255]], dtype=torch.uint8)
+    predicted = torch.tensor([[1, 0, 1, 0, 1]], dtype=torch.uint8)
+    sample = MaskSample("x", torch.zeros(3, 1, 5), predicted, mask)
+    figure = samples_figure([sample], "title", ["background", "nucleus"])
+    assert figure.get_suptitle() == "title"
+    colours = figure.axes[3].get_images()[0].get_array()[0]
+    right, missed, false = colours[0], colours[1], colours[2]
+    assert right.argmax() == 1  # green
+    assert missed.argmax() == 2  # blue
+    assert false.argmax() == 0  # red
+    assert colours[3].tolist() == colours[4].tolist() == [0, 0, 0]

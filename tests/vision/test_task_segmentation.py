@@ -168,6 +168,15 @@ def test_mistakes_are_one_line(run, tmp_path, capsys, more, message):
     assert message in lines[0]
 
 
+def test_a_mask_of_another_size_is_one_line_that_names_the_file(tmp_path, capsys):
+    write_discs(tmp_path / "discs")
+    Image.new("L", (7, 5)).save(tmp_path / "discs" / "masks" / "disc3.png")
+    assert main(options(tmp_path, tmp_path / "outputs", "--twin=none")) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "disc3.png" in line
+    assert not (tmp_path / "outputs").exists() or not list((tmp_path / "outputs").rglob("*.ckpt"))
+
+
 # The loss --------------------------------------------------------------------------------------------------------
 
 

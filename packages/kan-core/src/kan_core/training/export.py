@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -96,12 +97,21 @@ def trace(net: nn.Module, example: Tensor, free: tuple[int, ...] = (0,)) -> Expo
 
 
 def write_onnx(program: ExportedProgram, path: Path, metadata: Mapping[str, Any]) -> None:
-    """Write `program` as an ONNX file with input ``input``, output ``output`` and `metadata` as JSON strings."""
+    """Write `program` as an ONNX file with input ``input``, output ``output`` and `metadata` as JSON strings.
+
+    Raises:
+        KANError: When torch's exporter lacks one of its operators.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own, about operators that it does not find
-        converted = torch.onnx.export(
-            program, dynamo=True, verbose=False, input_names=["input"], output_names=["output"]
-        )
+        try:
+            converted = torch.onnx.export(
+                program, dynamo=True, verbose=False, input_names=["input"], output_names=["output"]
+            )
+        except torch.onnx.OnnxExporterError as error:
+            reason = re.search(r"torch\.ops\.([\w.]+)", str(error))
+            what = f"the operator {reason[1]}" if reason else type(error).__name__
+            raise KANError(f"export: torch's ONNX exporter does not convert this network ({what})") from error
     assert converted is not None
     converted.model.metadata_props.update({key: json.dumps(value) for key, value in metadata.items()})
     converted.save(path, external_data=False)

@@ -72,7 +72,7 @@ def locate(x: Tensor, lo: Tensor, step: Tensor, num_cells: int, order: int, edge
     """
     s = (x - lo) / step
     if edge == "decay":
-        s = s.clamp(-order - 1, num_cells + order + 0.5)
+        s = s.clamp(-order - 1.0, num_cells + order + 0.5)  # two floats: torch 2.11 cannot make ONNX of a mixed pair
     cell = s.detach().floor()
     # x = hi may land a rounding error above the last knot; it still belongs to the last cell.
     at_end = s.detach() <= num_cells * (1 + 4 * torch.finfo(x.dtype).eps)
