@@ -99,7 +99,7 @@ def test_counts_of_vgg11_for_imagenet(plan, bottleneck, card):
 def test_vgg11_plans(plan, channels):
     with torch.device("meta"):
         model = make("kaconv_vgg11", plan=plan)
-    assert [m.norm.num_features for m in model.modules() if isinstance(m, KAConv)] == channels
+    assert [len(m.norm.weight) for m in model.modules() if isinstance(m, KAConv)] == channels
     assert all(isinstance(m.norm, nn.BatchNorm2d) for m in model.modules() if isinstance(m, KAConv))
     assert sum(isinstance(m, nn.MaxPool2d) for m in model.modules()) == len(model.stages) - 1
 
@@ -166,7 +166,7 @@ def test_the_linear_twin_is_the_same_net_without_functions(name, bottleneck):
 
     def outline(net: nn.Module) -> list[tuple[str, int]]:
         return [
-            (key, m.norm.num_features) for key, m in net.named_modules() if isinstance(m, KAConv | BottleneckKAConv)
+            (key, len(m.norm.weight)) for key, m in net.named_modules() if isinstance(m, KAConv | BottleneckKAConv)
         ]
 
     assert outline(twin) == outline(model)

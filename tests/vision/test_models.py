@@ -24,12 +24,6 @@ from kan_core.compare import count_parameters
 from kan_core.layers import kan_layers
 
 FAMILIES = [m.name for m in pkgutil.iter_modules(kan_vision.models.__path__) if not m.name.startswith("_")]
-for family in list(FAMILIES):
-    try:  # TEMPORARY while helpers work
-        importlib.import_module(f"kan_vision.models.{family}")
-    except Exception as error:
-        print(f"cannot import {family}: {error}")
-        FAMILIES.remove(family)
 NAMES = [name for name in timm.list_models() if timm.model_entrypoint(name).__module__.startswith("kan_vision.")]
 NO_FEATURE_MAPS = {"kan_mlp_small", "kan_mlp_base"}
 LAYERS = ("bspline", "rbf(num_centers=4)", "chebyshev", "linear")

@@ -18,6 +18,7 @@ from kan_vision.tasks import SegmentationTask
 from kan_vision.tasks.segmentation import MaskLoss
 
 TINY = {"dims": [16, 16, 24]}
+UKAGNET = {"layers": 1, "width": 0.25, "layer_kwargs": {"norm": "batch"}}
 
 
 def write_discs(folder: Path, count: int = 10, seed: int = 0) -> None:
@@ -46,9 +47,9 @@ def read(path: Path) -> Image.Image:
 def options(root: Path, output: Path, *more: str) -> list[str]:
     return [
         "--model=kan_vision.tasks.SegmentationTask",
-        "--model.model=ukan_small",
-        f"--model.model_kwargs={json.dumps(TINY)}",
-        "--model.lr=5e-3",
+        "--model.model=ukagnet_small",
+        f"--model.model_kwargs={json.dumps(UKAGNET)}",
+        "--model.lr=1e-2",
         "--data=kan_vision.data.MaskFolder",
         "--data.folder=discs",
         f"--data.root={root}",
@@ -110,7 +111,7 @@ def test_validation_chooses_the_best_epoch(run_folder):
 
 
 def test_predicting_a_folder_writes_masks_and_overlays(run, run_folder, capsys):
-    """Of any sizes, smaller than the network's multiple of 32 among them; larger ones in tiles."""
+    """Of any sizes, smaller than the network's multiple of 16 among them; larger ones in tiles."""
     new = run / "new" / "deep"
     new.mkdir(parents=True)
     source = read(run / "discs" / "images" / "disc0.png")
@@ -120,7 +121,7 @@ def test_predicting_a_folder_writes_masks_and_overlays(run, run_folder, capsys):
     checkpoint = run_folder / "checkpoints" / "best.ckpt"
     words = ["predict", "--ckpt_path", str(checkpoint), "--data.predict_folder", str(run / "new")]
     assert main([*words, "--model.tile=96", "--model.overlap=32"]) == 0
-    assert "1 image(s) with a side below 32 pixels, which ukan_small needs at least: padded" in capsys.readouterr().out
+    assert "1 image(s) with a side below 16 pixels, which ukagnet_small needs at least: padded" in capsys.readouterr().out
     with (run_folder / "predictions.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["mask"] for row in rows] == [f"predictions/{n}.png" for n in ("0000_a", "0001_a", "0002_b")]
