@@ -90,6 +90,7 @@ def test_only_learned_attention_is_drawn():
     small = {"depth": 2, "embed_dim": 24, "num_heads": 3}
     for attention, drawn in (("fourier", True), ("softmax", False)):
         task = ClassificationTask("karat_tiny_patch4_32", {**small, "attention": attention}, img_size=8).eval()
+        task.confusion.update(torch.tensor([3, 3]), torch.tensor([3, 5]))
         task.tested = [Prediction(0, 3, 3, 0.9), Prediction(1, 5, 3, 0.5)]
         assert ("attention" in dict(task.figures(Digits()))) == drawn
 

@@ -31,9 +31,10 @@ class MaskSample(NamedTuple):
 
 
 def colours_of(num_classes: int) -> list[tuple[int, int, int]]:
-    """A colour for every class but the first, the background."""
-    palette = colormaps["tab20"].resampled(max(2, num_classes))
-    return [tuple(round(255 * c) for c in palette(i)[:3]) for i in range(num_classes - 1)]  # type: ignore[misc]
+    """A colour for every class but the first, the background: orange, green, red, ..., again after 20."""
+    palette = colormaps["tab20"]
+    order = [*range(2, 20, 2), 0, *range(3, 20, 2), 1]  # saturated ones first; blue, which stains often have, late
+    return [tuple(round(255 * c) for c in palette(order[i % 20])[:3]) for i in range(num_classes - 1)]
 
 
 def overlay(pixels: Tensor, classes: Tensor, colours: Sequence[tuple[int, int, int]], alpha: float = 0.5) -> Tensor:
