@@ -165,9 +165,7 @@ def test_the_linear_twin_is_the_same_net_without_functions(name, bottleneck):
     twin, model = make(name, layer="linear", **shape), make(name, **shape)
 
     def outline(net: nn.Module) -> list[tuple[str, int]]:
-        return [
-            (key, len(m.norm.weight)) for key, m in net.named_modules() if isinstance(m, KAConv | BottleneckKAConv)
-        ]
+        return [(key, len(m.norm.weight)) for key, m in net.named_modules() if isinstance(m, KAConv | BottleneckKAConv)]
 
     assert outline(twin) == outline(model)
     assert not any(hasattr(m, "basis") for m in twin.modules())

@@ -121,7 +121,8 @@ def test_predicting_a_folder_writes_masks_and_overlays(run, run_folder, capsys):
     checkpoint = run_folder / "checkpoints" / "best.ckpt"
     words = ["predict", "--ckpt_path", str(checkpoint), "--data.predict_folder", str(run / "new")]
     assert main([*words, "--model.tile=96", "--model.overlap=32"]) == 0
-    assert "1 image(s) with a side below 16 pixels, which ukagnet_small needs at least: padded" in capsys.readouterr().out
+    said = "1 image(s) with a side below 16 pixels, which ukagnet_small needs at least: padded"
+    assert said in capsys.readouterr().out
     with (run_folder / "predictions.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["mask"] for row in rows] == [f"predictions/{n}.png" for n in ("0000_a", "0001_a", "0002_b")]
