@@ -54,14 +54,14 @@ def fails(capsys):
     """`fails(args, part, ...)`: the app exits with 2 and one line on stderr that has every part; nothing is written."""
 
     def check(args, *parts):
-        before = {path for path in Path.cwd().rglob("*") if path.is_file()}
+        before = {path: path.read_bytes() for path in Path.cwd().rglob("*") if path.is_file()}
         assert main([*args, "--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]) == 2
         stderr = capsys.readouterr().err
         assert len(stderr.splitlines()) == 1, stderr
         assert "Traceback" not in stderr
         for part in parts:
             assert part in stderr, stderr
-        assert {path for path in Path.cwd().rglob("*") if path.is_file()} == before
+        assert {path: path.read_bytes() for path in Path.cwd().rglob("*") if path.is_file()} == before
 
     return check
 

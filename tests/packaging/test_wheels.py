@@ -95,7 +95,8 @@ class TestContents:
     def test_kan_core_needs_torch_and_numpy_and_no_more(self, wheel):
         required = requirements(wheel("kan_core"))
         assert required[""] == {"torch", "numpy"}
-        assert set(required) == {"", "lightning"}
+        assert set(required) == {"", "lightning", "export"}
+        assert required["export"] == {"onnx", "onnxscript", "onnxruntime"}
         assert {"lightning", "jsonargparse", "matplotlib"} <= required["lightning"]
 
     def test_kan_vision_needs_kan_core_by_version_and_no_other_domain(self, wheel):

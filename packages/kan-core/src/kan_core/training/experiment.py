@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 
 from kan_core.errors import KANError
 from kan_core.training.checkpoints import FOLDER as CHECKPOINTS
-from kan_core.training.checkpoints import load_weights
+from kan_core.training.checkpoints import check_weights, load_weights, read_checkpoint
 from kan_core.training.console import USER_ERRORS
 from kan_core.training.export import export_task
 from kan_core.training.files import atomic_write
@@ -105,6 +105,8 @@ class Experiment:
 
     def _train_and_report(self, test: bool) -> None:
         twin = self._make_twin()
+        if self.checkpoint is not None:  # before the run's config.yaml is replaced by one that does not fit it
+            check_weights(self.task, read_checkpoint(self.checkpoint), self.checkpoint)
         self.folder.create(resume=self.checkpoint is not None)
         try:
             if is_rank_zero():
