@@ -317,6 +317,23 @@ def ukan(result: dict[str, Any]) -> str:
     )
 
 
+def export(result: dict[str, Any]) -> str:
+    rows = [
+        [
+            f"`{r['model']}`",
+            f"{r['parameters']:,}",
+            f"{r['max_abs_difference']:.1e}",
+            "yes" if r["free_batch"] else "no",
+            f"{r['mebibytes']:.1f}",
+        ]
+        for r in result["results"]
+    ]
+    return (
+        "Untrained networks in ONNX Runtime against torch: largest absolute difference over random images.\n\n"
+        + table(["network", "parameters", "difference", "any batch", "file, MiB"], rows)
+    )
+
+
 SECTIONS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "layers-cpu": ("The B-spline layer and the matrix product (`layers.py`)", layers),
     "kernels-cpu": ("Kernels on the CPU (`kernels.py`)", kernels),
@@ -329,6 +346,7 @@ SECTIONS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "kat-block-cpu": ("A block of KAT-tiny and of ViT-tiny (`kat_block.py`)", kat_block),
     "karat-memory-cpu": ("Learned attention and softmax (`karat_memory.py`)", karat_memory),
     "ukan-cpu": ("A training step of U-KAN (`ukan.py`)", ukan),
+    "export-cpu": ("Every network of kan-vision as ONNX (`export.py`)", export),
     "vision-default-cpu": ("Digits, the app's default (`vision.py`)", vision),
     "vision-kanconv_mnist-cpu": ("MNIST with KAN convolutions (`vision.py`)", vision),
     "vision-vikan_mnist-cpu": ("MNIST with a KAN transformer (`vision.py`)", vision),
