@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -274,13 +274,20 @@ def vision(result: dict[str, Any]) -> str:
     )
 
 
-def kat_block(result: dict[str, Any]) -> str:
-    keys = ("forward_ms", "forward_backward_ms", "forward_ratio", "forward_backward_ratio", "memory_mib")
-    rows = [
-        [f"batch {r['batch']}, {c['contender']}", f"{c['parameters']:,}", *(f"{c[key]:.2f}" for key in keys)]
+def contender_rows(
+    result: dict[str, Any], case: Callable[[dict[str, Any]], str], keys: Sequence[str]
+) -> list[list[str]]:
+    """Every contender of every case, with its parameters and its figures."""
+    return [
+        [f"{case(r)}, {c['contender']}", f"{c['parameters']:,}", *(f"{c[key]:.2f}" for key in keys)]
         for r in result["results"]
         for c in r["contenders"]
     ]
+
+
+def kat_block(result: dict[str, Any]) -> str:
+    keys = ("forward_ms", "forward_backward_ms", "forward_ratio", "forward_backward_ratio", "memory_mib")
+    rows = contender_rows(result, lambda r: f"batch {r['batch']}", keys)
     heads = ["batch, block", "parameters", "fwd ms", "step ms", "fwd/ViT", "step/ViT", "memory MiB"]
     return (
         "One block of width 192 on 197 tokens, float32; a step is forward + backward. Medians of\n"
@@ -305,11 +312,7 @@ def karat_memory(result: dict[str, Any]) -> str:
 
 def ukan(result: dict[str, Any]) -> str:
     keys = ("forward_ms", "step_ms", "forward_ratio", "step_ratio", "memory_mib")
-    rows = [
-        [f"`{r['model']}`, {c['contender']}", f"{c['parameters']:,}", *(f"{c[key]:.2f}" for key in keys)]
-        for r in result["results"]
-        for c in r["contenders"]
-    ]
+    rows = contender_rows(result, lambda r: f"`{r['model']}`", keys)
     heads = ["model, layers", "parameters", "fwd ms", "step ms", "fwd/MLP", "step/MLP", "memory MiB"]
     return (
         "Eight crops of 128 x 128 pixels, float32; a step is forward, loss, backward and an SGD update. Medians of\n"
