@@ -200,13 +200,14 @@ def test_fold_out_of_range():
 
 def test_the_real_files_are_paired(shared_data):
     folder = shared_data("dsb2018")
-    pairs = paired(members(folder), folder)
+    with members(folder) as files:
+        pairs = paired(files, folder)
+        # the first image, and the first of the purple ones
+        images = PairedFiles([pairs[0], pairs[8]], "rgb")
+        (image, mask), (purple, other) = images.pair(0), images.pair(1)
     counts = [len(pair.masks[0]) for pair in pairs]
     assert (len(pairs), sum(counts), min(counts), max(counts)) == (111, 5227, 5, 369)
     assert pairs[0].name.startswith("00071198d059")
-    # the first image, and the first of the purple ones
-    images = PairedFiles([pairs[0], pairs[8]], "rgb")
-    (image, mask), (purple, other) = images.pair(0), images.pair(1)
     assert (tuple(image.shape), int(image.sum()), int(mask.sum())) == ((3, 256, 256), 1_207_611, 5_714)
     assert (tuple(purple.shape), int(purple.sum()), int(other.sum())) == ((3, 256, 320), 43_208_764, 9_435)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import zipfile
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -68,11 +69,12 @@ class DSB2018(MaskDataModule):
     def load(self) -> MaskSplits:
         """Read everything into memory."""
         where = data_root(self.root) / self.file
-        pairs = paired(members(where), where)
-        if len(pairs) < 10:
-            raise KANError(f"{where} holds {len(pairs)} image(s): fewer than 10 cannot be split")
-        # an archive cannot be shared by loader processes, so nothing is left for them to read from it
-        images, keys = read_all(PairedFiles(pairs, self.mode), memory=2**63)
+        with members(where) as files:
+            pairs = paired(files, where)
+            if len(pairs) < 10:
+                raise KANError(f"{where} holds {len(pairs)} image(s): fewer than 10 cannot be split")
+            # nothing is left to read when the archive is closed; loader processes could not share it anyway
+            images, keys = read_all(PairedFiles(pairs, self.mode), memory=2**63)
         parts = [
             (images.part(positions), [keys[i] for i in positions.tolist()])
             for positions in fifths(images, self.val_fold)
@@ -87,8 +89,9 @@ class DSB2018(MaskDataModule):
         return described("dsb2018" if total in (664, 670) else f"dsb2018 ({total} images)", splits.repeats)
 
 
-def members(where: Path) -> list[tuple[tuple[str, ...], Readable]]:
-    """The PNG files of an archive or folder, each with the parts of its path inside.
+@contextmanager
+def members(where: Path) -> Iterator[list[tuple[tuple[str, ...], Readable]]]:
+    """The PNG files of an archive or folder, each with the parts of its path inside, readable in the ``with`` block.
 
     Args:
         where: A zip archive, a folder of PNGs at any depth, or one that holds a single ``stage1_train*.zip``.
@@ -99,7 +102,8 @@ def members(where: Path) -> list[tuple[tuple[str, ...], Readable]]:
     if where.is_dir():
         files = sorted(where.rglob("*.png"))
         if files:
-            return [(path.relative_to(where).parts, path) for path in files]
+            yield [(path.relative_to(where).parts, path) for path in files]
+            return
         archives = sorted(where.glob("stage1_train*.zip"))
         if len(archives) > 1:
             raise KANError(f"{where} holds {len(archives)} archives: name one, such as --data.file {archives[0]}")
@@ -110,11 +114,12 @@ def members(where: Path) -> list[tuple[tuple[str, ...], Readable]]:
             "or name another data root with --data.root or KAN_DATA"
         )
     try:
-        archive = zipfile.Path(where)
-        names = sorted(name for name in archive.root.namelist() if name.endswith(".png"))
+        archive = zipfile.ZipFile(where)
     except zipfile.BadZipFile as error:
         raise KANError(f"{where} is not a whole zip archive ({error}); fetch it again from {PAGE}") from None
-    return [(tuple(name.split("/")), archive / name) for name in names]
+    with archive:
+        root = zipfile.Path(archive)
+        yield [(tuple(name.split("/")), root / name) for name in sorted(archive.namelist()) if name.endswith(".png")]
 
 
 def paired(files: Sequence[tuple[tuple[str, ...], Readable]], where: Path) -> list[Pair]:
