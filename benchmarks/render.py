@@ -251,9 +251,10 @@ def ratio(record: dict[str, Any], base: str) -> str:
     return f"{found.get('forward_backward', found['forward']):.2f}" if found else "-"
 
 
-def vision(result: dict[str, Any]) -> str:
+def seeds(result: dict[str, Any]) -> str:
     name = result["metric"].removeprefix("test/")
     baseline = result["baseline"].get(result["metric"])
+    sides = result["result"]
     rows = [
         [
             f"{side}: `{r['model']}`",
@@ -263,15 +264,38 @@ def vision(result: dict[str, Any]) -> str:
             "[{:+.4f}, {:+.4f}]: {}".format(*r["difference_interval"], r["verdict"]) if "verdict" in r else "",
             f"{r['train_seconds'] / 60:.1f}",
         ]
-        for side, r in result["result"].items()
+        for side, r in sides.items()
     ]
     heads = ["network", "parameters", f"test {name}", "by seed", "KAN minus it, 95 %", "training, min"]
-    trivial = f"; the answer that looks at no image has {baseline:.4f}" if baseline is not None else ""
-    return (
-        f"{result['dataset']}, configuration `{result['config']}`: the epoch is chosen on validation data, the test\n"
-        f"split is used once{trivial}. An epoch of the KAN takes {result['epoch_time_ratio']:.2f} times its twin's.\n\n"
-        + table(heads, rows)
-    )
+    trivial = f"; the answer that looks at no input has {baseline:.4f}" if baseline is not None else ""
+    ratio = result.get("epoch_time_ratio")
+    twin = f" An epoch of the KAN takes {ratio:.2f} times its twin's." if ratio else ""
+    text = [
+        f"{result['dataset']}, configuration `{result['config']}`: the epoch is chosen on validation data, the test",
+        f"split is used once{trivial}.{twin}",
+        "",
+        table(heads, rows),
+    ]
+    if result.get("vary"):
+        by_value = [
+            [side, *(f"{100 * value:.2f} %" for value in r["by_value"])] for side, r in sides.items() if "by_value" in r
+        ]
+        text += [
+            "",
+            f"By `{result['vary']}`, mean over the seeds:",
+            "",
+            table(["network", *result["values"]], by_value),
+        ]
+    names = list(dict.fromkeys(key for r in sides.values() for key in r.get("also", {})))
+    if names:
+        also = [[side, *(spread(r["also"].get(key)) for key in names)] for side, r in sides.items()]
+        text += ["", table(["network", *(key.removeprefix("test/") for key in names)], also)]
+    return "\n".join(text)
+
+
+def spread(found: dict[str, float] | None) -> str:
+    """Mean and standard deviation over all runs."""
+    return "-" if found is None else f"{found['mean']:.4f} ± {found['sd']:.4f}"
 
 
 def contender_rows(
@@ -350,11 +374,11 @@ SECTIONS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "karat-memory-cpu": ("Learned attention and softmax (`karat_memory.py`)", karat_memory),
     "ukan-cpu": ("A training step of U-KAN (`ukan.py`)", ukan),
     "export-cpu": ("Every network of kan-vision as ONNX (`export.py`)", export),
-    "vision-default-cpu": ("Digits, the app's default (`vision.py`)", vision),
-    "vision-kanconv_mnist-cpu": ("MNIST with KAN convolutions (`vision.py`)", vision),
-    "vision-vikan_mnist-cpu": ("MNIST with a KAN transformer (`vision.py`)", vision),
-    "vision-kanconv_pneumoniamnist-cpu": ("PneumoniaMNIST (`vision.py`)", vision),
-    "vision-ukan_dsb2018-cpu": ("Nuclei of the Data Science Bowl 2018 (`vision.py`)", vision),
+    "vision-default-cpu": ("Digits, the app's default (`seeds.py`)", seeds),
+    "vision-kanconv_mnist-cpu": ("MNIST with KAN convolutions (`seeds.py`)", seeds),
+    "vision-vikan_mnist-cpu": ("MNIST with a KAN transformer (`seeds.py`)", seeds),
+    "vision-kanconv_pneumoniamnist-cpu": ("PneumoniaMNIST (`seeds.py`)", seeds),
+    "vision-ukan_dsb2018-cpu": ("Nuclei of the Data Science Bowl 2018 (`seeds.py`)", seeds),
     "functions-cpu": ("Function fitting (`functions.py`)", functions),
     "spline-degree-cpu": ("Time against the degree of a spline (`spline_degree.py`)", spline_degree),
 }

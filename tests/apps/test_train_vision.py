@@ -191,7 +191,7 @@ def test_a_sample_of_mnist(shared_data, tmp_path, repository):
         "3",
     ]
     root = ["--data.root", str(shared_data("mnist").parent)]
-    assert main(["--config", str(config), *sample, *root, "--name", "sample", *QUIET]) == 0
+    assert main(["--config", str(config), *sample, *root, "--name", "sample", "--twin", "none", *QUIET]) == 0
     summary = json.loads((tmp_path / "outputs" / "vision" / "sample" / "summary.json").read_text())
     assert summary["dataset"] == "mnist (first 4,000 training images, first 2,000 test images)"
     assert summary["parameters"] <= 300_000

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch import LightningDataModule
 from torch import nn
 
 from kan_core import KANError
-from kan_core.training import Task, adamw_cosine, atomic_write, data_root, parameter_groups
+from kan_core.training import Task, adamw_cosine, atomic_write, data_root, parameter_groups, run
 from kan_core.training.history import MetricsLogger, read_metrics
 from kan_core.training.parsing import one_line, split_command
 from kan_core.training.run_folder import RunFolder, run_name
@@ -162,6 +163,27 @@ def test_commands() -> None:
     assert split_command(["test", "--a"]) == ("test", ["--a"])
     with pytest.raises(KANError, match="unknown command 'tset'"):
         split_command(["tset"])
+    with pytest.raises(KANError, match=r"use fit, .*, export, weigh, or none to train and test"):
+        split_command(["weight"], more=("weigh",))
+
+
+def test_a_command_of_the_app_alone_gets_the_rest_of_the_line_and_its_mistakes_are_one_line(tmp_path, capsys) -> None:
+    def weigh(words) -> None:
+        if "--heavy" in words:
+            raise KANError("--heavy: too heavy")
+        print("weighed", *words)
+
+    def main(*words) -> int:
+        return run(
+            Task, LightningDataModule, app="toy", defaults=tmp_path / "none.yaml", args=words, commands={"weigh": weigh}
+        )
+
+    assert main("weigh", "a", "b") == 0
+    assert capsys.readouterr().out == "weighed a b\n"
+    assert main("weigh", "--heavy") == 2
+    assert capsys.readouterr().err == "error: --heavy: too heavy\n"
+    assert main("--help") == 0
+    assert "weigh --help: commands with options of their own" in " ".join(capsys.readouterr().out.split())
 
 
 def test_messages_that_are_not_recognised_still_fit_on_one_line() -> None:

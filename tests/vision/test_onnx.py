@@ -1,4 +1,8 @@
-"""One small network of every family as ONNX, in ONNX Runtime; benchmarks/export.py does it for every name."""
+"""Small networks of the families that export within seconds as ONNX, in ONNX Runtime.
+
+`benchmarks/export.py` does it for every registered name and stores what it found: translation alone takes up to a
+minute for each of the deep convolutional ones.
+"""
 
 from __future__ import annotations
 
@@ -16,17 +20,7 @@ SMALL = {
     "kat_tiny_patch16_224": {"depth": 1},
     "karat_tiny_patch4_32": {"depth": 1, "embed_dim": 48},
     "kkan_small": {},
-    "kaconv4_28": {"width": 0.125},
-    "rkan_resnet18": {},
-    "medvit_v2_tiny": {"depths": (1, 1, 1, 1), "dims": (32, 64, 64, 64)},
-    "sconvkan_small": {},
 }
-
-
-def test_every_family_has_its_example():
-    modules = {timm.model_entrypoint(name).__module__ for name in SMALL}
-    ours = [name for name in timm.list_models() if timm.model_entrypoint(name).__module__.startswith("kan_vision.")]
-    assert {timm.model_entrypoint(name).__module__ for name in ours} == modules
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from kan_core.training.callbacks import GridUpdate, OutsideGrid, Regularization
 from kan_core.training.cli import run
 from kan_core.training.files import atomic_write
 from kan_core.training.fit import FitRecord, FitResult, fit
+from kan_core.training.model_task import ModelTask
 from kan_core.training.optim import adamw_cosine, parameter_groups
 from kan_core.training.paths import data_root
 from kan_core.training.task import Task
@@ -26,6 +27,7 @@ __all__ = [
     "FitRecord",
     "FitResult",
     "GridUpdate",
+    "ModelTask",
     "OutsideGrid",
     "Regularization",
     "Task",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -23,6 +23,7 @@ def run(
     defaults: Path | str,
     args: Sequence[str] | None = None,
     links: Sequence[Link] = (),
+    commands: Mapping[str, Callable[[Sequence[str]], None]] | None = None,
 ) -> int:
     """Run a training app; ``apps/train_x.py`` is ``sys.exit(main())`` around this.
 
@@ -40,6 +41,8 @@ def run(
         links: Arguments of jsonargparse's ``link_arguments``: source, target, and optionally when (``"parse"``, the
             default, or ``"instantiate"``), such as ``("data.num_classes", "model.init_args.num_classes",
             "instantiate")``.
+        commands: More first words, of this app alone, and what each does with the rest of the command line; a mistake
+            in that is a `KANError` as anywhere.
 
     Returns:
         The exit code: 0; 2 after a mistake of the user, told in one line on stderr; 130 after Ctrl-C. Any other
@@ -49,10 +52,13 @@ def run(
     experiment: Experiment | None = None
     with quiet():
         try:
-            command, options = split_command(words)
+            if commands and words and words[0] in commands:
+                commands[words[0]](words[1:])
+                return 0
+            command, options = split_command(words, more=tuple(commands or ()))
             if command not in (None, "fit"):  # training goes on with the options that it was started with
                 options = [*configuration_of_checkpoint(options), *options]
-            cli = AppCLI(task, data, app=app, defaults=defaults, links=links, args=options)
+            cli = AppCLI(task, data, app=app, defaults=defaults, links=links, more=tuple(commands or ()), args=options)
             experiment = Experiment(cli, app)
             experiment.run(command)
         except SystemExit as exit_request:  # --help and --print_config

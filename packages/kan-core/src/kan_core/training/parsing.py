@@ -34,8 +34,12 @@ FIXED = {
 Link = tuple[str, str] | tuple[str, str, str]
 
 
-def split_command(args: Sequence[str]) -> tuple[str | None, list[str]]:
+def split_command(args: Sequence[str], more: Sequence[str] = ()) -> tuple[str | None, list[str]]:
     """The command, if the first word is one, and the options.
+
+    Args:
+        args: The command line without the program's name.
+        more: Commands of the app alone, for the message.
 
     Raises:
         KANError: When the first word is neither a command nor an option.
@@ -43,7 +47,7 @@ def split_command(args: Sequence[str]) -> tuple[str | None, list[str]]:
     if not args or args[0].startswith("-"):
         return None, list(args)
     if args[0] not in COMMANDS:
-        raise KANError(f"unknown command {args[0]!r}: use {', '.join(COMMANDS)}, or none to train and test")
+        raise KANError(f"unknown command {args[0]!r}: use {', '.join([*COMMANDS, *more])}, or none to train and test")
     return args[0], list(args[1:])
 
 
@@ -73,9 +77,11 @@ class AppCLI(LightningCLI):
         app: str,
         defaults: Path | str,
         links: Sequence[Link],
+        more: Sequence[str],
         args: Sequence[str],
     ) -> None:
         self._links = links
+        other = f" {', '.join(more)} --help: commands with options of their own." if more else ""
         super().__init__(
             task,
             data,
@@ -92,7 +98,7 @@ class AppCLI(LightningCLI):
                 "exit_on_error": False,
                 "allow_abbrev": False,
                 "description": f"Train and test a KAN and its matched twin ({app}). The first word may be "
-                f"{', '.join(COMMANDS)}; without one: fit, then test. Results go to OUTPUT/{app}/NAME.",
+                f"{', '.join(COMMANDS)}; without one: fit, then test. Results go to OUTPUT/{app}/NAME.{other}",
             },
             args=list(args),
         )
