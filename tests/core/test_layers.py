@@ -579,3 +579,46 @@ def test_the_linear_factory_is_torch():
 def test_kan_layers_finds_them_by_name():
     net = nn.Sequential(nn.Linear(3, 3), KAN([3, 2, 1]))
     assert [name for name, _ in kan_layers(net)] == ["1.layers.0", "1.layers.1"]
+
+
+# --- the base function that learns -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("make", "shape"), [MAKE["linear"], MAKE["conv"]], ids=["linear", "conv"])
+def test_prelu_base_has_one_learned_slope_for_the_layer(make, shape):
+    torch.manual_seed(0)
+    plain, layer = make("bspline", base="silu"), make("bspline", base="prelu")
+    assert layer.slope.tolist() == [0.25]
+    assert sum(p.numel() for p in layer.parameters()) == sum(p.numel() for p in plain.parameters()) + 1
+    assert set(layer.state_dict()) - set(plain.state_dict()) == {"slope"}
+    layer.double()
+    x = torch.randn(shape, dtype=F64, requires_grad=True)
+    assert torch.autograd.gradcheck(
+        lambda x, slope: torch.func.functional_call(layer, {"slope": slope}, x), (x, layer.slope)
+    )
+    layer(x).square().sum().backward()
+    assert layer.slope.grad.abs() > 0
+
+
+def test_prelu_layer_is_the_sum_of_its_edges_and_keeps_them_through_refits():
+    layer = linear("bspline", base="prelu", bias=False, edge_scale=True)
+    with torch.no_grad():
+        layer.slope.fill_(-0.7)
+    x = 2 * torch.rand(50, 5, dtype=F64) - 1
+    edges = [sum(layer.edge_function(o, i)(x[:, i]) for i in range(5)) for o in range(3)]
+    torch.testing.assert_close(layer(x), torch.stack(edges, dim=1), atol=1e-12, rtol=0)
+    expected = torch.stack([layer.edge_function(2, i)(x[:, i]).abs().mean() for i in range(5)])
+    torch.testing.assert_close(layer.edge_magnitudes(x)[2], expected)
+    before = layer(x)
+    layer.refine(10)
+    torch.testing.assert_close(layer(x), before, atol=1e-9, rtol=0)
+    assert layer.elementwise_flops(1) == layer.basis.flops_per_input + 2
+
+
+def test_prelu_of_slope_one_without_coefficients_is_a_linear_layer():
+    layer = linear("bspline", base="prelu", bias=False)
+    with torch.no_grad():
+        layer.slope.fill_(1)
+        layer.weight[:-1] = 0
+    x = 3 * torch.randn(50, 5, dtype=F64)
+    torch.testing.assert_close(layer(x), x @ layer.weight[-1])

@@ -16,6 +16,7 @@ from torch import nn
 
 from kan_core import KANError
 from kan_core.training import Task, adamw_cosine, atomic_write, data_root, parameter_groups, run
+from kan_core.training.console import describe
 from kan_core.training.history import MetricsLogger, read_metrics
 from kan_core.training.parsing import one_line, split_command
 from kan_core.training.run_folder import RunFolder, run_name
@@ -210,3 +211,18 @@ def test_task_defaults() -> None:
     assert rows == [{"output_0": 1.0, "output_1": 2.0}, {"output_0": 3.0, "output_1": 4.0}]
     with pytest.raises(TypeError, match="prediction_rows"):
         list(task.prediction_rows({"a": 1}))
+
+
+class Broken(torch.utils.data.Dataset):
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> None:
+        raise KANError("b.wav is not a readable file: repair or remove it")
+
+
+def test_a_mistake_that_a_loader_process_met_is_told_as_one_line() -> None:
+    with pytest.raises(KANError) as error:
+        next(iter(torch.utils.data.DataLoader(Broken(), num_workers=1)))
+    assert describe(error.value) == "error: b.wav is not a readable file: repair or remove it"
+    assert describe(KANError("a:\nb")) == "error: a: b"

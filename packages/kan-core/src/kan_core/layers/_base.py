@@ -25,6 +25,10 @@ BASE_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "elu": F.elu,
     "tanh": torch.tanh,
 }
+PRELU = "prelu"
+"""The one base function with a parameter: max(0, x) + slope · min(0, x), one learned slope per layer."""
+
+_BASE_FLOPS = ACTIVATION_FLOPS | {PRELU: 2}  # the source has none for it: compare and multiply
 
 # Edge values kept at once while regularising (64 MiB of float32); beyond it, blocks of inputs are recomputed.
 _MAX_EDGE_VALUES = 1 << 24
@@ -43,6 +47,7 @@ class KANLayer(nn.Module):
         weight: Coefficients of all planes: those of the basis functions, then, when there is one, of the base branch.
         scale: One factor per edge on its basis part, or None.
         bias: One constant per output, or None.
+        slope: The learned slope of base "prelu", shape ``(1,)``, or None.
         plane_dim: The dimension of `weight` that counts planes.
     """
 
@@ -64,8 +69,8 @@ class KANLayer(nn.Module):
         dtype: torch.dtype | None,
     ) -> None:
         super().__init__()
-        if base is not None and base not in BASE_FUNCTIONS:
-            raise KANError(f"base must be None or one of {', '.join(BASE_FUNCTIONS)}, got {base!r}")
+        if base is not None and base not in (*BASE_FUNCTIONS, PRELU):
+            raise KANError(f"base must be None or one of {', '.join((*BASE_FUNCTIONS, PRELU))}, got {base!r}")
         self.base = base
         self.init_scale = init_scale
         self.basis = bases.get(basis).bind(in_features, device=device, dtype=dtype)
@@ -78,6 +83,9 @@ class KANLayer(nn.Module):
         self.bias: nn.Parameter | None = None
         if bias:
             self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype))
+        self.slope: nn.Parameter | None = None
+        if base == PRELU:
+            self.slope = nn.Parameter(torch.empty(1, device=device, dtype=dtype))
 
     # What the two kinds of layer say about themselves -----------------------------------------------------------
 
@@ -107,7 +115,7 @@ class KANLayer(nn.Module):
         Coefficients are normal with standard deviation s / √(fan_in · E[Σ_k basis_k(z)²]), z ~ N(0, 1), so that the
         basis part of an output has variance about s². s is `init_scale`, or when that is None 1 without a base branch
         and 0.001 beside one: the base branch then carries early training. Base weights and the bias are uniform in
-        ±1/√fan_in as in ``nn.Linear``. Edge scales start at 1.
+        ±1/√fan_in as in ``nn.Linear``. Edge scales start at 1, the slope of base "prelu" at 0.25 as in ``nn.PReLU``.
         """
         if self.weight.is_meta:
             return
@@ -121,6 +129,8 @@ class KANLayer(nn.Module):
             self.scale.fill_(1.0)
         if self.bias is not None:
             self.bias.uniform_(-bound, bound)
+        if self.slope is not None:
+            self.slope.fill_(0.25)
 
     def _mean_square(self) -> float:
         """E[Σ_k basis_k(z)²] for z ~ N(0, 1), averaged over inputs, by the quantiles of the normal distribution."""
@@ -140,6 +150,8 @@ class KANLayer(nn.Module):
 
     def _base(self, x: Tensor) -> Tensor:
         assert self.base is not None
+        if self.slope is not None:
+            return F.prelu(x, self.slope.to(x.dtype))
         return BASE_FUNCTIONS[self.base](x)
 
     def _split(self, weight: Tensor, dim: int = 0) -> tuple[Tensor, Tensor | None]:
@@ -159,7 +171,7 @@ class KANLayer(nn.Module):
 
     def elementwise_flops(self, numel: int) -> int:
         """Operations outside matrix products for an input of `numel` numbers: the basis and b(x), once per number."""
-        return numel * (self.basis.flops_per_input + ACTIVATION_FLOPS[self.base or "zero"])
+        return numel * (self.basis.flops_per_input + _BASE_FLOPS[self.base or "zero"])
 
     # Reading edges ----------------------------------------------------------------------------------------------
 

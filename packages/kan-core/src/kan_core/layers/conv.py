@@ -53,7 +53,8 @@ class _KANConv(KANLayer):
         - weight: ``(out_channels, K + 1, in_channels / groups, *kernel_size)``, an ordinary convolution's weight whose
           input axis is plane-major; K planes without a base branch
 
-    Parameters: out · in/groups · prod(kernel_size) · (K + 1) with a base branch, + out with a bias.
+    Parameters: out · in/groups · prod(kernel_size) · (K + 1) with a base branch, + out with a bias, + 1 with
+    base "prelu".
     """
 
     spatial: ClassVar[int]

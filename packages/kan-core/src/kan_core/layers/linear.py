@@ -28,7 +28,7 @@ class KANLinear(KANLayer):
         out_features: Size of each output sample.
         basis: A :class:`~kan_core.bases.Basis` or a spec such as ``"bspline(grid_size=8)"``.
         base: The base branch's function b: ``"silu"``, ``"identity"``, ``"relu"``, ``"gelu"``, ``"elu"``, ``"tanh"``,
-            or None.
+            ``"prelu"`` (one slope for the layer, learned from 0.25), or None.
         norm: Normalise the basis's input (the base branch sees x itself): ``"layer"`` over the features, ``"batch"``
             over the samples, or None.
         bias: Add one constant per output.
@@ -48,7 +48,8 @@ class KANLinear(KANLayer):
         - Output: ``(..., out_features)``
         - weight: ``(K + 1, in_features, out_features)``, plane-major; K planes without a base branch
 
-    Parameters: in · out · (K + 1) with a base branch, + in · out with edge_scale, + out with bias, + 2 in with norm.
+    Parameters: in · out · (K + 1) with a base branch, + in · out with edge_scale, + out with bias, + 2 in with norm,
+    + 1 with base "prelu".
 
     Example:
         >>> KANLinear(64, 32, basis="bspline(grid_size=5, order=3)")(torch.zeros(10, 64)).shape

@@ -63,7 +63,8 @@ def describe(error: BaseException) -> str:
     elif isinstance(error, OSError):
         text = f"{error.filename}: {error.strerror}" if error.filename else str(error)
     else:
-        text = str(error)
+        # raised in a loader process, it arrives with the traceback of that process in its text
+        text = str(error).rpartition("KANError: ")[2]
     return "error: " + " ".join(text.split())
 
 

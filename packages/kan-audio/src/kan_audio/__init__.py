@@ -1,0 +1,1 @@
+"""Kolmogorov-Arnold Networks for audio: speech deepfake detection and spoken language understanding."""

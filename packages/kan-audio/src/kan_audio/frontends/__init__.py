@@ -1,0 +1,1 @@
+"""From waveforms to features: sinc filters, log-mel spectrograms, self-supervised encoders."""

@@ -1,0 +1,1 @@
+"""The layers that only audio models need."""

@@ -1,0 +1,1 @@
+"""How good scores and predictions are."""
