@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 from pytest_examples import CodeExample, EvalExample, find_examples
 
+from kan_audio.cli import main as train_audio
 from kan_core.bases._base import REGISTRY
 from kan_vision.cli import main as train_vision
 
 REPOSITORY = Path(__file__).parents[1]
 PAGES = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md"), *REPOSITORY.glob("packages/*/README.md")])
-APPS = {"apps/train_vision.py": train_vision}
+APPS = {"apps/train_audio.py": train_audio, "apps/train_vision.py": train_vision}
 # What commands write, and what their user has elsewhere or makes while following the page.
 ELSEWHERE = ("outputs/", "dist/", "~/", "apps/train_wine.py")
 
@@ -96,4 +97,4 @@ def test_nobody_is_told_to_install_a_name_that_is_not_ours():
     for page in PAGES:
         for line in re.findall(r"pip install[^\n`]*", page.read_text()):
             names = [word.strip("\"'") for word in line.split()[2:]]
-            assert not any(re.match(r"kan-(core|vision)\b", name) for name in names), f"{page}: {line}"
+            assert not any(re.match(r"kan-(core|vision|audio)\b", name) for name in names), f"{page}: {line}"

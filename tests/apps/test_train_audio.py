@@ -69,7 +69,7 @@ def test_the_calibration_is_in_the_checkpoint(run):
 
 def test_predict_files_needs_no_training_data_and_speaks_in_words(run, tmp_path):
     """Mixed rates and channels, silence and a single sample: each is a row."""
-    (utterance, *_) = synthetic_speech(2, ["one"], 1, 16_000, 3)
+    (utterance, *_) = synthetic_speech(2, 1, 1, 16_000, 3)
     wave = utterance.source
     write_audio(tmp_path / "a.wav", wave, 16_000)
     write_audio(tmp_path / "more" / "b.flac", resynthesise(wave, 16_000, "A01", 0), 16_000)
@@ -105,14 +105,14 @@ def test_predictions_of_the_test_set_can_be_evaluated_to_the_metrics_of_the_test
 
 
 def test_make_spoofs_and_train_on_them(tmp_path, capsys):
-    for utterance in synthetic_speech(6, ["one", "two"], 1, 16_000, 0):
+    for utterance in synthetic_speech(6, 2, 1, 16_000, 0):
         write_audio(tmp_path / "speech" / utterance.speaker / f"{utterance.id}.wav", utterance.source, 16_000)
     assert main(["spoof", "speech", "made", "--attacks=A01,A05", "--per-utterance=1"]) == 0
     assert "12 bona fide copies and 12 spoofs are in made" in capsys.readouterr().out
     assert main(["spoof", "speech", "made"]) == 2
     assert "already holds something" in capsys.readouterr().err
-    options = ["--data=kan_audio.data.ProtocolSpoof", "--data.protocol=made/protocol.txt", "--data.audio=made/flac"]
-    options += [f"--data.root={tmp_path}", "--data.num_samples=4000", "--data.split=random"]
+    options = ["--data=kan_audio.data.ProtocolSpoof", f"--data.root={tmp_path}", "--data.folder=made"]
+    options += ['--data.protocols=["protocol.txt"]', '--data.audio=["flac"]', "--data.num_samples=4000"]
     assert main([*options, "--trainer.max_epochs=1", "--twin=none", "--name=made", *QUIET]) == 0
 
 

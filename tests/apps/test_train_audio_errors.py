@@ -14,8 +14,8 @@ from kan_audio.data.audio import write_audio
 
 QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
 PROTOCOL = [
-    *("--data=kan_audio.data.ProtocolSpoof", "--data.protocol=protocol.txt", "--data.audio=flac", "--data.root=."),
-    *("--data.num_samples=4000", "--data.split=random"),
+    *("--data=kan_audio.data.ProtocolSpoof", "--data.root=.", "--data.folder=.", '--data.protocols=["protocol.txt"]'),
+    *('--data.audio=["flac"]', "--data.num_samples=4000", "--data.split=random"),
 ]
 FOLDERS = ["--data=kan_audio.data.LabelledFolders", "--data.folder=speech", "--data.root=.", "--data.num_samples=4000"]
 

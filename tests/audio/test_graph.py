@@ -344,3 +344,12 @@ def test_bad_options_are_refused_in_one_line():
     ]:
         with pytest.raises(KANError, match=f"^{message}"):
             make()
+
+
+@every_layer
+def test_attention_and_pooling_export_with_any_batch(maps):
+    net = nn.Sequential(GraphAttention(6, 5, **maps), GraphPool(5, 0.5, **maps)).eval()
+    batch = torch.export.Dim("batch", min=1, max=64)
+    exported = torch.export.export(net, (nodes(9, 6).float(),), dynamic_shapes=({0: batch},), strict=False)
+    x = nodes(9, 6, batch=5).float()
+    torch.testing.assert_close(exported.module()(x), net(x))

@@ -9,13 +9,16 @@ import torch
 from torch import nn
 
 from kan_audio import models
-from kan_audio.layers.masked import DynamicRange, MaskedBatchNorm2d, MaskedConvBlock
+from kan_audio.layers.masked import DynamicRange, MaskedBatchNorm2d, MaskedConvBlock, TrimQuiet
 from kan_audio.layers.spec_augment import MelWarp, SpecAugment
 from kan_audio.models.slu_cnn import SLUCNN
 from kan_core.compare import count_parameters
 from kan_core.errors import KANError
 
 SMALL = {"channels": (4, 8), "hidden": (16, 8), "n_mels": 16}
+
+
+TRIMMED = {"trim": 40.0, "dynamic_range": 30.0}
 
 
 def small(**options):
@@ -45,7 +48,7 @@ def test_networks_take_either_rate_and_any_length(name, sample_rate):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"dynamic_range": 30.0}, {"frame_step": 2}, {"frame_step": 3, "dynamic_range": 40.0}]
+    "options", [{}, {"dynamic_range": 30.0}, {"frame_step": 2}, {"frame_step": 3, "dynamic_range": 40.0}, TRIMMED]
 )
 def test_padding_changes_nothing_when_lengths_are_given(options):
     net = _trained_a_little(small(**options)).eval()
@@ -55,7 +58,8 @@ def test_padding_changes_nothing_when_lengths_are_given(options):
         for more in (1, 159, 160, 3000):
             padded = torch.cat([wave, torch.zeros(1, more)], dim=1)
             torch.testing.assert_close(net(padded, torch.tensor([samples])), alone, rtol=0, atol=2e-5)
-        assert (net(torch.cat([wave, torch.zeros(1, 3000)], dim=1)) - alone).abs().max() > 1e-3
+        if options is not TRIMMED:  # zeros are quiet: a network that trims cuts them even so
+            assert (net(torch.cat([wave, torch.zeros(1, 3000)], dim=1)) - alone).abs().max() > 1e-3
 
 
 def _trained_a_little(net):
@@ -128,11 +132,33 @@ def test_level_and_filtering_change_little_with_a_dynamic_range():
     torch.testing.assert_close(net.embed(wave), net.embed(0.05 * wave), rtol=1e-2, atol=1e-2)
 
 
-def test_dynamic_range_raises_the_floor_and_leaves_pauses_out_of_the_mean():
-    x = torch.tensor([[[0.0, -20.0, 2.0, 0.0]]]) * torch.ones(1, 2, 1)
-    out = DynamicRange(10 * 4 / torch.tensor(10.0).log().item())(x, torch.tensor([3]))  # a range of 4 nepers
-    # floor at 2 - 4 = -2; the mean of what is heard, 0 and 2, is 1
-    torch.testing.assert_close(out[0, 0], torch.tensor([-1.0, -3.0, 1.0, 0.0]))
+def test_dynamic_range_measures_from_a_floor_below_each_bands_mean_power():
+    power = torch.tensor([[[1.0, 3.0, 0.02, 7.0], [100.0, 300.0, 2.0, 7.0]]])
+    out = DynamicRange(10.0)(power.log(), torch.tensor([3]))
+    # 10 dB below the means 4.02 / 3 and 402 / 3 of the three frames
+    torch.testing.assert_close(out[0, 0], torch.tensor([1 / 0.134, 3 / 0.134, 1, 1]).log())
+    torch.testing.assert_close(out[0, 1], torch.tensor([100 / 13.4, 300 / 13.4, 1, 1]).log())
+
+
+def test_quiet_ends_are_trimmed_and_pauses_stay():
+    loud, quiet = 0.0, -7.0  # 30 dB below
+    x = torch.full((3, 2, 6), quiet)
+    x[0, 1, [1, 3]] = loud
+    x[1, 0, 5] = loud
+    frames = torch.tensor([6, 5, 4])  # the second one's loud frame is behind its end
+    out, kept = TrimQuiet(20.0)(x, frames)
+    assert kept.tolist() == [3, 5, 4]
+    assert out[0, 1].tolist() == [loud, quiet, loud, 0, 0, 0]
+    assert out[1, 0].tolist() == [quiet] * 5 + [0]
+    # what is cut changes nothing
+    torch.testing.assert_close(TrimQuiet(20.0)(x[:1, :, 1:], torch.tensor([5]))[0][:, :, :3], out[:1, :, :3])
+
+
+def test_silence_around_speech_does_not_change_the_small_networks_answer():
+    net = models.create("slu_cnn_small", num_classes=[10], sample_rate=8000).eval()
+    speech = torch.randn(1, 4000)
+    around = torch.cat([torch.zeros(1, 1600), speech, torch.zeros(1, 800)], dim=1)  # whole frames
+    assert (net.embed(around) - net.embed(speech)).abs().max() < 0.15 * net.embed(speech).abs().max()
 
 
 def test_augmentation_is_for_training_and_from_the_global_generator():
@@ -179,6 +205,8 @@ def test_mel_warp_stretches_the_bands_of_each_utterance():
         ({"mel_warp": 0.9}, "mel_warp must lie in"),
         ({"frame_step": 0}, "frame_step must be at least 1"),
         ({"dynamic_range": -3.0}, "dynamic_range must be positive"),
+        ({"trim": 0.0}, "trim must be positive"),
+        ({"dynamic_range": None}, "trim needs a dynamic_range as well"),
         ({"colour": 1}, "'slu_cnn_small' refuses its arguments"),
     ],
 )

@@ -20,6 +20,7 @@ from kan_core.training.console import describe
 from kan_core.training.history import MetricsLogger, read_metrics
 from kan_core.training.parsing import one_line, split_command
 from kan_core.training.run_folder import RunFolder, run_name
+from kan_core.training.summary import Outcome, result_table
 
 
 def test_importing_kan_core_imports_no_lightning() -> None:
@@ -226,3 +227,10 @@ def test_a_mistake_that_a_loader_process_met_is_told_as_one_line() -> None:
         next(iter(torch.utils.data.DataLoader(Broken(), num_workers=1)))
     assert describe(error.value) == "error: b.wav is not a readable file: repair or remove it"
     assert describe(KANError("a:\nb")) == "error: a: b"
+
+
+def test_an_interval_stands_in_the_row_of_its_metric() -> None:
+    metrics = {"test/eer": 0.25, "test/eer_low": 0.125, "test/eer_high": 0.5, "test/loss_low": 1.0}
+    outcome = Outcome("t", "d", "m", 0, 10, None, 1.0, None, metrics, None, "test/eer", False)
+    _, rows = result_table(outcome, None, {}, "params")
+    assert rows[:2] == [["test/eer", "0.2500 [0.1250, 0.5000]"], ["test/loss_low", "1.0000"]]

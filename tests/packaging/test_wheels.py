@@ -16,7 +16,7 @@ from .conftest import NO_UV, UV, run, run_uv
 
 pytestmark = pytest.mark.slow
 
-PACKAGES = {"kan_core": "kan-core", "kan_vision": "kan-vision"}
+PACKAGES = {"kan_core": "kan-core", "kan_vision": "kan-vision", "kan_audio": "kan-audio"}
 
 USE_CORE = """
 import torch
@@ -46,6 +46,25 @@ from pathlib import Path
 assert "site-packages" in Path(kan_core.__file__).parts, kan_core.__file__
 model = timm.create_model("kan_mlp_small", num_classes=10, in_chans=1, img_size=8)
 assert model(torch.randn(2, 1, 8, 8)).shape == (2, 10)
+"""
+
+# FFmpeg is hidden: PATH leads to nothing but the environment
+USE_AUDIO = """
+import importlib.util, shutil, sys, torch, torchaudio
+from pathlib import Path
+import kan_audio
+from kan_audio import models
+from kan_audio.data.audio import read_audio, write_audio
+
+assert "site-packages" in Path(kan_audio.__file__).parts, kan_audio.__file__
+assert importlib.util.find_spec("torchcodec") is None
+assert shutil.which("ffmpeg") is None
+assert torch.__version__.split(".")[:2] == torchaudio.__version__.split(".")[:2]
+for suffix in ("wav", "flac"):
+    write_audio(Path(f"tone.{suffix}"), torch.linspace(-0.5, 0.5, 8000), 8000)
+    wave = read_audio(Path(f"tone.{suffix}"), 16_000)
+    assert wave.shape == (16_000,)
+assert models.create("aasist_l")(wave[None]).shape == (1, 2)
 """
 
 
@@ -99,12 +118,18 @@ class TestContents:
         assert required["export"] == {"onnx", "onnxscript", "onnxruntime"}
         assert {"lightning", "jsonargparse", "matplotlib"} <= required["lightning"]
 
-    def test_kan_vision_needs_kan_core_by_version_and_no_other_domain(self, wheel):
-        required = requirements(wheel("kan_vision"))[""]
-        assert {"kan-core", "torch", "timm"} <= required
+    @pytest.mark.parametrize(("domain", "own"), [("kan_vision", "timm"), ("kan_audio", "torchaudio")])
+    def test_a_domain_needs_kan_core_by_version_and_no_other_domain(self, wheel, domain, own):
+        required = requirements(wheel(domain))[""]
+        assert {"kan-core", "torch", own} <= required
         assert not {name for name in required if name.startswith("kan-")} - {"kan-core"}
-        lines = metadata(wheel("kan_vision")).get_all("Requires-Dist", [])
+        assert not required & {"timm", "torchaudio", "torchcodec", "transformers"} - {own}
+        lines = metadata(wheel(domain)).get_all("Requires-Dist", [])
         assert not any("@" in line or "file:" in line for line in lines), "a path of this machine is in the metadata"
+
+    def test_kan_audio_holds_torch_and_torchaudio_to_releases_that_belong_together(self, wheel):
+        lines = [line.replace(" ", "") for line in metadata(wheel("kan_audio")).get_all("Requires-Dist", [])]
+        assert {"torch<2.12,>=2.11", "torchaudio<2.12,>=2.11"} <= set(lines)
 
 
 @pytest.fixture(scope="class")
@@ -148,3 +173,11 @@ class TestCleanEnvironment:
         result = run([command, "--print_config"], tmp_path)
         assert result.returncode == 0, result.stderr
         assert "kan_vision.data.Digits" in result.stdout
+
+    def test_kan_audio_works_without_ffmpeg_and_torchcodec(self, wheel, wheels, environment, tmp_path):
+        python = environment("--find-links", wheels, wheel("kan_audio"))
+        result = run([python, "-c", USE_AUDIO], tmp_path, PATH=str(python.parent))
+        assert result.returncode == 0, result.stderr
+        result = run([python.with_name("kan-audio"), "--print_config"], tmp_path)
+        assert result.returncode == 0, result.stderr
+        assert "kan_audio.data.ResynthesisedSpoof" in result.stdout

@@ -11,6 +11,8 @@ from kan_audio import evaluate, make_spoofs
 from kan_audio.data.base import AudioDataModule
 from kan_audio.tasks import AudioTask
 from kan_core.training import run
+from kan_core.training.checkpoints import read_checkpoint
+from kan_core.training.parsing import option_value
 
 DEFAULTS = Path(__file__).parent / "configs" / "default.yaml"
 # What a model must know about its data is read from the data, never typed twice.
@@ -34,8 +36,25 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def files_as_option(words: Sequence[str]) -> list[str]:
-    """``predict a.wav b.wav --x y`` as ``predict --x y --data.predict_files ["a.wav", "b.wav"]``."""
+    """``predict a.wav b.wav --x y`` as ``predict --x y --data.predict_files ["a.wav", "b.wav"]``.
+
+    A checkpoint that knows what its outputs mean (the slots of `SlotTask`) says so to the data, which is then not read.
+    """
     command, *rest = words
     count = next((at for at, word in enumerate(rest) if word.startswith("-")), len(rest))
     files, options = rest[:count], rest[count:]
-    return [command, *options, *(["--data.predict_files", json.dumps(files)] if files else [])]
+    if not files:
+        return [command, *options]
+    slots = slots_of_checkpoint(options)
+    known = ["--data.vocabulary", json.dumps(slots)] if slots else []
+    return [command, *options, *known, "--data.predict_files", json.dumps(files)]
+
+
+def slots_of_checkpoint(options: Sequence[str]) -> dict[str, list[str]] | None:
+    """What the task stored with the checkpoint of ``--ckpt_path`` says about its outputs."""
+    path = option_value(options, "--ckpt_path")
+    if not path:
+        return None
+    checkpoint = read_checkpoint(Path(path))
+    slots: dict[str, list[str]] | None = checkpoint.get("hyper_parameters", {}).get("slots")
+    return slots

@@ -54,8 +54,7 @@ class Barista(PaddedDataModule):
         self.folds = folds
         self.split_seed = split_seed
 
-    @cached_property
-    def slots(self) -> dict[str, list[str]]:
+    def find_slots(self) -> dict[str, list[str]]:
         """Each slot with the sorted values that it has anywhere in ``label.json``."""
         return {slot: sorted({labels[slot] for labels in self._labels.values()}) for slot in SLOTS}
 

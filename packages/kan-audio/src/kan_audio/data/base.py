@@ -109,7 +109,11 @@ class AudioDataModule(pl.LightningDataModule):
 
     @cached_property
     def slots(self) -> dict[str, list[str]]:
-        """The names of the classes of each slot: the values that occur in training, sorted.
+        """The names of the classes of each slot, in label order."""
+        return self.find_slots()
+
+    def find_slots(self) -> dict[str, list[str]]:
+        """What `slots` are: the values that occur in training, sorted.
 
         The order of the slots is that of the first training utterance.
         """
@@ -212,8 +216,7 @@ class WindowedDataModule(AudioDataModule):
         super().__init__(**options)
         self.num_samples = num_samples
 
-    @cached_property
-    def slots(self) -> dict[str, list[str]]:
+    def find_slots(self) -> dict[str, list[str]]:
         """Always ``{"key": ["spoof", "bonafide"]}``."""
         return {"key": list(KEYS)}
 
@@ -239,16 +242,26 @@ class PaddedDataModule(AudioDataModule):
 
     Args:
         max_seconds: What follows is cut off, in training and everywhere else.
+        vocabulary: The slots and their values, where they are not to be taken from the set: ``predict FILE...`` gets
+            those of the checkpoint here, and needs no training data then.
         **options: Those of `AudioDataModule`.
     """
 
     min_samples = 400  # one analysis frame: what the convolutional encoders need for one output
 
-    def __init__(self, max_seconds: float = 10.0, **options: Any) -> None:
+    def __init__(
+        self, max_seconds: float = 10.0, vocabulary: dict[str, list[str]] | None = None, **options: Any
+    ) -> None:
         super().__init__(**options)
+        self.vocabulary = vocabulary
         if max_seconds * self.sample_rate < self.min_samples:
             raise KANError(f"max_seconds must be at least {self.min_samples / self.sample_rate:g}, got {max_seconds:g}")
         self.max_seconds = max_seconds
+
+    @cached_property
+    def slots(self) -> dict[str, list[str]]:
+        """The names of the classes of each slot, in label order: `vocabulary`, else those of the set."""
+        return self.vocabulary or self.find_slots()
 
     def changes(self, train: bool) -> list[Change]:
         """At most `max_seconds` from the start."""

@@ -90,7 +90,7 @@ class LogMel(nn.Module):
         features = torch.log(mels + 1e-6)
         steps = features.shape[2]
         if length is None:
-            frames = torch.full((len(wave),), steps, dtype=torch.int64, device=wave.device)
+            frames = torch.full(wave.shape[:1], steps, dtype=torch.int64, device=wave.device)
         else:
             frames = 1 + torch.div(length, self.hop, rounding_mode="floor")
         valid = (torch.arange(steps, device=wave.device) < frames[:, None])[:, None]

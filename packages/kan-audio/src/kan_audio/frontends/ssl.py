@@ -144,7 +144,7 @@ class SSLFrontEnd(nn.Module):
 
     def forward(self, wave: Tensor, length: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Features and frames of every utterance."""
-        all_samples = torch.full((len(wave),), wave.shape[1], device=wave.device)
+        all_samples = torch.full(wave.shape[:1], wave.shape[1], device=wave.device)
         counts = self.frames(all_samples if length is None else length)
         fewest = self._fewest_samples()
         if wave.shape[1] < fewest:

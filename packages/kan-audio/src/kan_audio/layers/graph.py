@@ -186,7 +186,7 @@ class HeterogeneousGraphAttention(nn.Module):
         first, second, place = _pairs(x)
         scores = _run(self._scores, self.checkpoint, x, first, second)  # by all three vectors
         kind = (first >= n1).long() + (second >= n1).long()  # of a pair i <= j: inside 1, across, inside 2
-        chosen = scores.gather(2, kind[None, :, None].expand(len(x), -1, 1))
+        chosen = scores.gather(2, kind[None, :, None].expand(x.shape[0], -1, 1))
         return _mirrored(chosen.squeeze(2), place)
 
     def _scores(self, x: Tensor, first: Tensor, second: Tensor) -> Tensor:

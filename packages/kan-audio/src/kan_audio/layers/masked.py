@@ -10,7 +10,15 @@ from torch.nn import functional as F
 
 from kan_core.errors import KANError
 
-__all__ = ["DynamicRange", "MaskedBatchNorm2d", "MaskedConvBlock", "TrimQuiet", "masked_mean", "masked_mean_max", "valid_frames"]
+__all__ = [
+    "DynamicRange",
+    "MaskedBatchNorm2d",
+    "MaskedConvBlock",
+    "TrimQuiet",
+    "masked_mean",
+    "masked_mean_max",
+    "valid_frames",
+]
 
 
 def valid_frames(frames: Tensor, steps: int) -> Tensor:

@@ -37,13 +37,13 @@ class SLUCNN(nn.Module):
         n_mels: Bands of the log-mel features.
         frame_step: Look at every so many-th frame of the features only; frames are 10 ms apart.
         trim: Cut the quiet at both ends, frames more than so many decibels below the loudest, see `TrimQuiet`; None
-            keeps everything.
+            keeps everything. Needs `dynamic_range`.
         dynamic_range: Measure each band from a floor so many decibels below its mean power, see `DynamicRange`; None
             subtracts its mean instead.
         dropout: In the head's F groups.
         norm: Normalise what the KAN layers see.
         final_activation: Behind a last F, see `DenseHead`.
-        spec_augment: Arguments of `SpecAugment` in training, None for no masks.
+        spec_augment: Arguments of `SpecAugment` in training, ``{}`` for its own values, None for no masks.
         mel_warp: The largest change of the mel axis in training, see `MelWarp`; 0 for none.
 
     Shape:
@@ -76,7 +76,11 @@ class SLUCNN(nn.Module):
         super().__init__()
         if frame_step < 1:
             raise KANError(f"frame_step must be at least 1, got {frame_step}")
-        self.features = LogMel(sample_rate, n_mels, mean_norm=dynamic_range is None and trim is None)
+        if trim is not None and dynamic_range is None:
+            raise KANError(
+                "trim needs a dynamic_range as well: the mean that is subtracted otherwise hides what is quiet"
+            )
+        self.features = LogMel(sample_rate, n_mels, mean_norm=dynamic_range is None)
         self.frame_step = frame_step
         self.trim = None if trim is None else TrimQuiet(trim)
         self.floor = None if dynamic_range is None else DynamicRange(dynamic_range)
@@ -122,5 +126,17 @@ def slu_cnn(num_classes: Sequence[int], **kwargs: Any) -> SLUCNN:
 
 @register("slu_cnn_small")
 def slu_cnn_small(num_classes: Sequence[int], **kwargs: Any) -> SLUCNN:
-    """For a processor and words rather than sentences: 40 bands, channels 16-32-64-96, head 192-96-48."""
-    return SLUCNN(num_classes, **{"n_mels": 40, "channels": (16, 32, 64, 96), "hidden": (96, 48), **kwargs})
+    """For a processor, and words rather than sentences: less of everything, and features that forget the microphone.
+
+    32 bands every 20 ms, quiet trimmed at 40 dB, a floor 30 dB below each band's mean, channels 16-32-64-64, head
+    128-64-32.
+    """
+    small = {
+        "n_mels": 32,
+        "frame_step": 2,
+        "trim": 40.0,
+        "dynamic_range": 30.0,
+        "channels": (16, 32, 64, 64),
+        "hidden": (64, 32),
+    }
+    return SLUCNN(num_classes, **{**small, **kwargs})

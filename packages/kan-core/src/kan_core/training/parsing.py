@@ -53,14 +53,21 @@ def split_command(args: Sequence[str], more: Sequence[str] = ()) -> tuple[str | 
 
 def configuration_of_checkpoint(options: Sequence[str]) -> list[str]:
     """``--config`` of the run that ``--ckpt_path`` lies in, unless the options name a configuration themselves."""
-    values = {}
+    checkpoint = option_value(options, "--ckpt_path")
+    if not checkpoint or option_value(options, "--config") is not None:
+        return []
+    config = Path(checkpoint).absolute().parent.parent / "config.yaml"
+    return ["--config", str(config)] if config.is_file() else []
+
+
+def option_value(options: Sequence[str], name: str) -> str | None:
+    """The value that was given last to the option `name`, as ``--x y`` or ``--x=y``; None when it was not given."""
+    found = None
     for at, option in enumerate(options):
         key, given, value = option.partition("=")
-        values[key] = value if given else next(iter(options[at + 1 :]), "")
-    if not values.get("--ckpt_path") or "--config" in values:
-        return []
-    config = Path(values["--ckpt_path"]).absolute().parent.parent / "config.yaml"
-    return ["--config", str(config)] if config.is_file() else []
+        if key == name:
+            found = value if given else next(iter(options[at + 1 :]), "")
+    return found
 
 
 class AppCLI(LightningCLI):

@@ -141,11 +141,15 @@ def verdict(outcome: Outcome, twin: Outcome | None) -> str:
 def result_table(
     outcome: Outcome, twin: Outcome | None, baseline: Mapping[str, float], matched_by: str
 ) -> tuple[list[str], list[list[str]]]:
-    """Column heads, and rows of a label and one cell per column: metrics, the headline first, then sizes and times."""
+    """Column heads, and rows of a label and one cell per column: metrics, the headline first, then sizes and times.
+
+    Metrics called ``<name>_low`` and ``<name>_high`` are the interval of ``<name>`` and stand in its row.
+    """
     results = [outcome, twin] if twin else [outcome]
     heads = [outcome.model, f"twin (equal {MATCHED[matched_by]})"] if twin else [outcome.model]
-    names = sorted(outcome.metrics, key=lambda name: (name != outcome.headline, name))
-    rows = [[name, *(_number(result.metrics.get(name), ".4f") for result in results)] for name in names]
+    ends = {f"{name}_{end}" for name in outcome.metrics for end in ("low", "high")}
+    names = sorted(set(outcome.metrics) - ends, key=lambda name: (name != outcome.headline, name))
+    rows = [[name, *(_with_interval(result.metrics, name) for result in results)] for name in names]
     rows.append(["parameters", *(_number(result.parameters, ",") for result in results)])
     rows.append(["FLOPs per sample", *(_number(result.flops_per_sample, ",") for result in results)])
     rows.append(["seconds per epoch", *(_number(result.epoch_seconds, ".3g") for result in results)])
@@ -168,6 +172,11 @@ def print_outcome(folder: Path, title: str, heads: Sequence[str], rows: Sequence
     console.print(table)
     for line in (sentence, f"Everything is in {folder}; open {folder / 'report.html'}"):
         console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+def _with_interval(metrics: Mapping[str, float], name: str) -> str:
+    value, low, high = (_number(metrics.get(name + end), ".4f") for end in ("", "_low", "_high"))
+    return f"{value} [{low}, {high}]" if low and high else value
 
 
 def _number(value: float | None, form: str) -> str:
