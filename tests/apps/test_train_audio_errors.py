@@ -122,7 +122,10 @@ def test_scores_with_a_missing_or_duplicate_id(fails, protocol):
             train("--data=kan_audio.data.FSDD", "--model=kan_audio.tasks.SlotTask"),
             ("fsdd", "https://"),
         ),
-        "data of another task": (train("--model=kan_audio.tasks.SlotTask"), ("SlotTask needs a PaddedDataModule",)),
+        "data of another task": (
+            train("--model=kan_audio.tasks.SlotTask", "--model.model=slu_cnn_small", "--model.model_kwargs={}"),
+            ("SlotTask needs a PaddedDataModule",),
+        ),
         "prior": (train("--model.spoof_prior=1.5"), ("spoof_prior", "1.5")),
         "selection": (train("--model.select_by=accuracy"), ("select_by",)),
         "unknown command": (["score"], ("unknown command 'score'", "evaluate", "spoof")),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from kan_audio.cli import main
-from kan_audio.figures_det import det_figure, score_histogram
+from kan_audio.figures_scores import det_figure, score_histogram
 from kan_audio.metrics.calibration import fit_calibration
 from kan_audio.metrics.spoofing import cllr, eer, eer_threshold, min_dcf, rates, reference_eer
 from kan_audio.scores import write_scores

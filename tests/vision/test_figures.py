@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from kan_core.training.figures import confusion_figure
 from kan_vision.data import Digits
 from kan_vision.data.images import ArrayImages
-from kan_vision.figures import Prediction, attention_figure, confusion_figure, predictions_figure
+from kan_vision.figures import Prediction, attention_figure, predictions_figure
 from kan_vision.overlays import MaskSample, colours_of, overlay, samples_figure
 from kan_vision.tasks import ClassificationTask
 

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from kan_audio.commands import CommandParser
 from kan_audio.data.utterances import NO_ATTACK
-from kan_audio.figures_det import det_figure, score_histogram
+from kan_audio.figures_scores import det_figure, score_histogram
 from kan_audio.metrics.bootstrap import Estimate, Metric, bootstrap
 from kan_audio.metrics.calibration import Calibration, fit_calibration
 from kan_audio.metrics.spoofing import eer_threshold

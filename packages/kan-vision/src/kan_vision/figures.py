@@ -12,9 +12,6 @@ from torch import Tensor
 
 from kan_vision.data.images import Images
 
-MOST_LABELLED_CLASSES = 20
-"""With more classes the cells of a confusion matrix are too small for numbers."""
-
 
 class Prediction(NamedTuple):
     """One tested image: its position in the split, true and predicted class, and the probability of the latter."""
@@ -23,34 +20,6 @@ class Prediction(NamedTuple):
     label: int
     predicted: int
     probability: float
-
-
-def confusion_figure(matrix: Tensor, class_names: Sequence[str]) -> Figure:
-    """A confusion matrix, coloured by the share of each true class, with the counts in its cells.
-
-    Args:
-        matrix: ``(classes, classes)`` counts, true classes as rows.
-        class_names: In label order.
-    """
-    counts = matrix.long().numpy()
-    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    side = min(4 + 0.35 * len(class_names), 12)
-    figure = Figure(figsize=(side + 0.8, side), layout="constrained")
-    axes = figure.subplots()
-    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
-    axes.set(title=f"Confusion matrix: {counts.trace():,} of {counts.sum():,} right", xlabel="predicted", ylabel="true")
-    if len(class_names) <= MOST_LABELLED_CLASSES:
-        rotation = 0 if max(map(len, class_names)) <= 3 else 45
-        axes.set_xticks(
-            range(len(class_names)), class_names, rotation=rotation, ha="center" if not rotation else "right"
-        )
-        axes.set_yticks(range(len(class_names)), class_names)
-        for (row, column), count in np.ndenumerate(counts):
-            if count:
-                colour = "white" if share[row, column] > 0.5 else "black"
-                axes.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=9)
-    return figure
 
 
 def predictions_figure(

@@ -10,9 +10,10 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, RandomSampler
 
 from kan_audio import augment as augmentation
+from kan_audio.data.batches import LengthBatches
 from kan_audio.data.folders import unlabelled
 from kan_audio.data.splits import check_disjoint
 from kan_audio.data.utterances import KEYS, Utterance, UtteranceSplits
@@ -188,14 +189,14 @@ class AudioDataModule(pl.LightningDataModule):
             self._waves[part] = Waves(utterances, self.sample_rate, self.min_samples)
         return self._waves[part]
 
-    def _loader(self, part: str, changes: list[Change], **options: Any) -> DataLoader[Item]:
+    def _items(self, part: str, changes: list[Change]) -> Items:
         waves = self._sound(part)
+        return Items(waves, self.labels(waves.utterances), changes)
+
+    def _loader(self, part: str, changes: list[Change], **options: Any) -> DataLoader[Item]:
+        items = self._items(part, changes)
         return DataLoader(
-            Items(waves, self.labels(waves.utterances), changes),
-            batch_size=self.batch_size,
-            num_workers=self.num_workers,
-            collate_fn=collate,
-            **options,
+            items, batch_size=self.batch_size, num_workers=self.num_workers, collate_fn=collate, **options
         )
 
 
@@ -262,6 +263,13 @@ class PaddedDataModule(AudioDataModule):
     def slots(self) -> dict[str, list[str]]:
         """The names of the classes of each slot, in label order: `vocabulary`, else those of the set."""
         return self.vocabulary or self.find_slots()
+
+    def train_dataloader(self) -> DataLoader[Item]:
+        """Shuffled training batches of similar lengths; the last, smaller one is dropped unless it is the only one."""
+        items = self._items("train", self.augment + self.changes(train=True))
+        drop_last = len(items) >= self.batch_size
+        batches = LengthBatches(RandomSampler(items), self.batch_size, drop_last, self._sound("train").lengths)
+        return DataLoader(items, batch_sampler=batches, num_workers=self.num_workers, collate_fn=collate)
 
     def changes(self, train: bool) -> list[Change]:
         """At most `max_seconds` from the start."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -54,6 +55,13 @@ class Waves:
     def in_memory(self) -> bool:
         """Whether everything is decoded already."""
         return self._kept is not None
+
+    @cached_property
+    def lengths(self) -> list[int]:
+        """Samples of each utterance, to one."""
+        if self._kept is None:
+            return [self._frames(utterance) for utterance in self.utterances]
+        return [len(wave) for wave in self._kept]
 
     def _read(self, utterance: Utterance) -> Tensor:
         wave = read_audio(utterance.source, self.sample_rate, utterance.sample_rate)

@@ -13,7 +13,7 @@ __all__ = ["MelWarp", "SpecAugment"]
 class SpecAugment(nn.Module):
     """Blank random bands and stretches of each utterance while training (Park et al., arXiv 1904.08779, section 2).
 
-    Blank is 0: each band's mean in features whose mean was removed, silence after `DynamicRange`. Widths are uniform
+    Blank is 0: each band's mean. Widths are uniform
     from 0 to the largest, positions uniform among those that fit; draws come from torch's global generator.
 
     Args:

@@ -38,8 +38,8 @@ class SLUCNN(nn.Module):
         frame_step: Look at every so many-th frame of the features only; frames are 10 ms apart.
         trim: Cut the quiet at both ends, frames more than so many decibels below the loudest, see `TrimQuiet`; None
             keeps everything. Needs `dynamic_range`.
-        dynamic_range: Measure each band from a floor so many decibels below its mean power, see `DynamicRange`; None
-            subtracts its mean instead.
+        dynamic_range: Keep so many decibels below an utterance's loudest value, and take each band's mean over what is
+            left, see `DynamicRange`; None takes the mean over everything.
         dropout: In the head's F groups.
         norm: Normalise what the KAN layers see.
         final_activation: Behind a last F, see `DenseHead`.
@@ -128,7 +128,7 @@ def slu_cnn(num_classes: Sequence[int], **kwargs: Any) -> SLUCNN:
 def slu_cnn_small(num_classes: Sequence[int], **kwargs: Any) -> SLUCNN:
     """For a processor, and words rather than sentences: less of everything, and features that forget the microphone.
 
-    32 bands every 20 ms, quiet trimmed at 40 dB, a floor 30 dB below each band's mean, channels 16-32-64-64, head
+    32 bands every 20 ms, quiet trimmed at 40 dB, a dynamic range of 30 dB, channels 16-32-64-64, head
     128-64-32.
     """
     small = {

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from kan_audio import models
 from kan_audio.attribution import equal_segments, leave_one_out
-from kan_audio.data.base import AudioDataModule
+from kan_audio.data.base import AudioDataModule, PaddedDataModule
 from kan_audio.data.utterances import AudioBatch
-from kan_audio.figures_slots import SlotExplanation, confusion_figure, explanation_figure
+from kan_audio.figures_attribution import SlotExplanation, explanation_figure
 from kan_audio.metrics.slots import SlotScores
 from kan_audio.tasks._base import AudioTask
 from kan_core.errors import KANError
+from kan_core.training.figures import confusion_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -66,7 +67,7 @@ class SlotTask(AudioTask):
         KANError: When the model is unknown or refuses its arguments, a slot has no class, or for another `select_by`.
     """
 
-    data_kind: ClassVar[type[Any]] = AudioDataModule
+    data_kind: ClassVar[type[Any]] = PaddedDataModule
     headline_mode = "max"
 
     def __init__(

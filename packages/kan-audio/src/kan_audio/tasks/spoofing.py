@@ -17,8 +17,8 @@ from kan_audio import models
 from kan_audio.attribution import equal_segments, leave_one_out
 from kan_audio.data.base import WindowedDataModule
 from kan_audio.data.utterances import BONAFIDE, KEYS, AudioBatch
-from kan_audio.figures_det import det_figure, score_histogram
-from kan_audio.figures_slots import SlotExplanation, explanation_figure
+from kan_audio.figures_attribution import SlotExplanation, explanation_figure
+from kan_audio.figures_scores import det_figure, score_histogram
 from kan_audio.metrics.calibration import Calibration, fit_calibration
 from kan_audio.metrics.spoofing import act_dcf, cllr, eer, min_cllr, min_dcf
 from kan_audio.metrics.tables import POOLED, breakdown

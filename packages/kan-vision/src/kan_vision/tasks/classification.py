@@ -20,9 +20,10 @@ from torchmetrics.classification import (
 )
 
 from kan_core.errors import KANError
+from kan_core.training.figures import confusion_figure
 from kan_vision.data.base import ImageDataModule
 from kan_vision.data.images import UNLABELLED, ImageBatch
-from kan_vision.figures import Prediction, attention_figure, confusion_figure, predictions_figure
+from kan_vision.figures import Prediction, attention_figure, predictions_figure
 from kan_vision.layers.fourier_attention import KArAtAttention, attention_maps
 from kan_vision.tasks._base import VisionTask
 from kan_vision.tasks._network import build_network
