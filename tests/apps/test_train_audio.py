@@ -120,6 +120,7 @@ def test_make_spoofs_and_train_on_them(tmp_path, capsys):
 def test_every_shipped_config_trains_and_tests(path, shared_data, tmp_path):
     root = shared_data("fsdd").parent
     few = [f"--trainer.limit_{part}_batches=2" for part in ("train", "val", "test")]
+    few += ["--data.max_utterances=60"] if "max_utterances" in path.read_text().partition("data:")[2] else []
     code = main(["--config", str(path), f"--data.root={root}", "--trainer.max_epochs=1", "--name=run", *few, *QUIET])
     assert code == 0
     summary = json.loads((tmp_path / "outputs" / "audio" / "run" / "summary.json").read_text())
@@ -145,6 +146,15 @@ def test_spoken_digits_are_learned(shared_data, tmp_path):
     summary = json.loads((tmp_path / "outputs" / "audio" / "digits" / "summary.json").read_text())
     assert summary["metrics"]["test/accuracy"] >= 0.8
     assert summary["baseline"]["test/accuracy"] == pytest.approx(0.1)
+
+    # on new files without the training data: the checkpoint knows what its outputs mean
+    write_audio(tmp_path / "new.wav", 0.1 * torch.randn(8_000), 16_000)
+    checkpoint = tmp_path / "outputs" / "audio" / "digits" / "checkpoints" / "best.ckpt"
+    assert main(["predict", "new.wav", f"--ckpt_path={checkpoint}", "--data.root=none", *QUIET]) == 0
+    [row] = rows(checkpoint.parents[1] / "predictions.csv")
+    assert row["id"] == "new.wav"
+    assert row["digit"] in "0123456789"
+    assert row["digit_true"] == ""
 
 
 def test_the_script_passes_the_exit_code_on(repository):
