@@ -17,6 +17,11 @@ from kan_vision.cli import main as train_vision
 REPOSITORY = Path(__file__).parents[1]
 PAGES = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md"), *REPOSITORY.glob("packages/*/README.md")])
 APPS = {"apps/train_audio.py": train_audio, "apps/train_vision.py": train_vision}
+# Checkpoints that a reader has by then, and the configuration of their run.
+RUNS = {
+    "outputs/vision/cells-ukan_small/checkpoints/best.ckpt": "configs/vision/mask_folder.yaml",
+    "outputs/audio/my-run/checkpoints/best.ckpt": "configs/audio/spoof_fsdd.yaml",
+}
 # What commands write, and what their user has elsewhere or makes while following the page.
 ELSEWHERE = ("outputs/", "dist/", "~/", "apps/train_wine.py")
 
@@ -69,11 +74,13 @@ def test_shell_lines_name_what_exists(page, line, capsys):
             arguments = [
                 str(Path(REPOSITORY, w)) if w.startswith("configs/") else w for w in words[words.index(app) + 1 :]
             ]
-            if "outputs/vision/cells-ukan_small/checkpoints/best.ckpt" in arguments:
-                # the reader has this run, whose configuration would be taken
-                arguments[1:1] = ["--config", str(REPOSITORY / "configs/vision/mask_folder.yaml")]
+            if "--ckpt_path" in arguments:  # the reader has this run, whose configuration would be taken
+                at = arguments.index("--ckpt_path")
+                config = RUNS[arguments[at + 1]]
+                arguments[at : at + 2] = ["--config", str(REPOSITORY / config)]
             if "--help" not in arguments:
-                arguments.append("--print_config")
+                own_options = arguments[:1] in (["evaluate"], ["spoof"])
+                arguments.append("--help" if own_options else "--print_config")
             assert main(arguments) == 0, capsys.readouterr().err
 
 

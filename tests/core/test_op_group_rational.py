@@ -550,9 +550,9 @@ def test_triton_forms_layouts_degrees_and_signs_at_zero():
 
 @needs_triton
 @pytest.mark.slow
-@pytest.mark.parametrize("form", ["sum_of_abs", "abs_of_sum"])
-def test_flashkat_6_triton_shapes(form):
-    assert interpreted(SHAPES.replace("FORM", repr(form))) == 3 * 9 + 6 + 1
+def test_flashkat_6_triton_shapes():
+    """In one form; the quick test has all of them."""
+    assert interpreted(SHAPES.replace("FORM", repr("sum_of_abs"))) == 3 * 9 + 6 + 1
 
 
 @needs_triton

@@ -43,10 +43,25 @@ def images(batch: int = 2, channels: int = 1, size: int = 28) -> torch.Tensor:
     return torch.randn(batch, channels, size, size, generator=torch.Generator().manual_seed(1))
 
 
-def skip_large(model: nn.Module) -> None:
-    """For slow checks of the code of a family, which its smaller presets share."""
-    if count_parameters(model) > 15_000_000:
-        pytest.skip("the code is that of the smaller presets of the family")
+# One preset of every family and form: in slow checks of the code the others say no more.
+FORMS = {
+    *(
+        "cnn_small",
+        "conv_kan_small",
+        "kan_conv_small",
+        "kan_mlp_small",
+        "kanc_mlp_small",
+        "kkan_small",
+        "sconvkan_small",
+    ),
+    *("kaconv4_28", "kaconv_vgg11", "kaconv_resnet18", "rkan_resnet18", "rkan_resnet50"),
+    *("medvit_v2_tiny", "vikan_tiny_patch7_28", "kat_tiny_patch16_224", "karat_tiny_patch4_32"),
+}
+
+
+def only_one_of_a_form(name: str) -> None:
+    if name not in FORMS:
+        pytest.skip("the code is that of another preset of the family")
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -79,6 +94,11 @@ def test_import_registers_exactly_our_models():
     assert by_module == set(NAMES)
 
 
+def test_every_family_has_a_preset_in_the_slow_checks():
+    families = [{timm.model_entrypoint(name).__module__ for name in names} for names in (FORMS, NAMES)]
+    assert families[0] == families[1]
+
+
 def test_every_family_of_the_issue_is_registered():
     modules = {timm.model_entrypoint(name).__module__.rpartition(".")[2] for name in NAMES}
     assert modules >= {"vikan", "kat", "karat", "kkan", "ka_conv", "rkan", "medvit_v2", "sconvkan"}
@@ -103,9 +123,9 @@ def test_every_parameter_has_a_gradient(model):
     assert loss.item() < 2 * 3.74  # ln 42: a start far above it is a bad initialisation
 
 
-def test_an_image_alone_has_the_gradients_that_it_has_beside_itself(model):
+def test_an_image_alone_has_the_gradients_that_it_has_beside_itself(name, model):
     """torch's own normalisations get this wrong on the CPU for some memory layouts of a batch of one."""
-    skip_large(model)
+    only_one_of_a_form(name)
     model.double()
     x = images(1).double()
     gradients = []
@@ -117,8 +137,8 @@ def test_an_image_alone_has_the_gradients_that_it_has_beside_itself(model):
     torch.testing.assert_close(gradients[0], gradients[1], atol=1e-8, rtol=1e-6)
 
 
-def test_checkpointing_gives_the_same_outputs_and_gradients(model):
-    skip_large(model)
+def test_checkpointing_gives_the_same_outputs_and_gradients(name, model):
+    only_one_of_a_form(name)
     x = images()
     model(x).sum().backward()
     gradients = [p.grad.clone() for p in model.parameters()]
@@ -172,8 +192,8 @@ def test_forward_intermediates_and_features_only(name, model):
         assert info.reduction() == sorted(info.reduction())
 
 
-def test_export_of_the_whole_model(shared):
-    skip_large(shared)
+def test_export_of_the_whole_model(name, shared):
+    only_one_of_a_form(name)
     x = images()
     with torch.no_grad():
         program = torch.export.export(shared, (x,))
@@ -203,8 +223,8 @@ def test_data_config_and_transform(shared):
     assert len(config["mean"]) == len(config["std"]) == 3
 
 
-def test_copies_pickles_and_state_dicts_are_bitwise_the_same(shared, model):
-    skip_large(model)
+def test_copies_pickles_and_state_dicts_are_bitwise_the_same(name, shared, model):
+    only_one_of_a_form(name)
     x = images()
     with torch.no_grad():
         expected = shared(x)
