@@ -334,6 +334,28 @@ def karat_memory(result: dict[str, Any]) -> str:
     )
 
 
+def audio_head(result: dict[str, Any]) -> str:
+    rows = [
+        [
+            c["contender"],
+            *(f"{c[key]:,.0f}" for key in ("forward_ms", "forward_backward_ms")),
+            f"{c['dense_over_this']:.1f}",
+            *(f"{c[key]:,.0f}" for key in ("resident_mib", "allocated_mib")),
+            f"{c['memory_ratio']:.3f}",
+            f"{c['largest_difference']:.1e}",
+        ]
+        for c in result["contenders"]
+    ]
+    heads = ["evaluation", "fwd ms", "step ms", "dense step/this", "resident MiB", "allocated MiB", "memory/dense"]
+    shape = result["shape"]
+    return (
+        f"Batch {shape['batch']} of {shape['frames']} frames with {shape['features']} features, float32; a step is\n"
+        f"forward + backward. Medians of {result['repeats']} repetitions. The splines' part of an output has a deviation\n"
+        "of 0.1; with 1 the float32 outputs of both evaluations are further from their float64 values than 1e-5.\n\n"
+        + table([*heads, "difference"], rows)
+    )
+
+
 def ukan(result: dict[str, Any]) -> str:
     keys = ("forward_ms", "step_ms", "forward_ratio", "step_ratio", "memory_mib")
     rows = contender_rows(result, lambda r: f"`{r['model']}`", keys)
@@ -373,12 +395,18 @@ SECTIONS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "kat-block-cpu": ("A block of KAT-tiny and of ViT-tiny (`kat_block.py`)", kat_block),
     "karat-memory-cpu": ("Learned attention and softmax (`karat_memory.py`)", karat_memory),
     "ukan-cpu": ("A training step of U-KAN (`ukan.py`)", ukan),
+    "audio-head-cpu": ("The head of AASIST3 (`audio_head.py`)", audio_head),
     "export-cpu": ("Every network of kan-vision as ONNX (`export.py`)", export),
     "vision-default-cpu": ("Digits, the app's default (`seeds.py`)", seeds),
     "vision-kanconv_mnist-cpu": ("MNIST with KAN convolutions (`seeds.py`)", seeds),
     "vision-vikan_mnist-cpu": ("MNIST with a KAN transformer (`seeds.py`)", seeds),
     "vision-kanconv_pneumoniamnist-cpu": ("PneumoniaMNIST (`seeds.py`)", seeds),
     "vision-ukan_dsb2018-cpu": ("Nuclei of the Data Science Bowl 2018 (`seeds.py`)", seeds),
+    "audio-slu_fsdd-cpu": ("Spoken digits, the official split (`seeds.py`)", seeds),
+    "audio-slu_fsdd_speaker-cpu": ("Spoken digits, one speaker left out (`seeds.py`)", seeds),
+    "audio-slu_barista-cpu": ("Spoken coffee orders (`seeds.py`)", seeds),
+    "audio-spoof_fsdd-cpu": ("Resynthesised digits against bona fide ones (`seeds.py`)", seeds),
+    "audio-spoof_ljspeech-cpu": ("Vocoded speech, one vocoder left out (`seeds.py`)", seeds),
     "functions-cpu": ("Function fitting (`functions.py`)", functions),
     "spline-degree-cpu": ("Time against the degree of a spline (`spline_degree.py`)", spline_degree),
 }
