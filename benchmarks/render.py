@@ -350,7 +350,7 @@ def audio_head(result: dict[str, Any]) -> str:
     shape = result["shape"]
     return (
         f"Batch {shape['batch']} of {shape['frames']} frames with {shape['features']} features, float32; a step is\n"
-        f"forward + backward. Medians of {result['repeats']} repetitions. The splines' part of an output has a deviation\n"
+        f"forward + backward. Medians of {result['repeats']} repetitions. The splines' part has a standard deviation\n"
         "of 0.1; with 1 the float32 outputs of both evaluations are further from their float64 values than 1e-5.\n\n"
         + table([*heads, "difference"], rows)
     )

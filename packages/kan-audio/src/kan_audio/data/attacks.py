@@ -154,8 +154,8 @@ def make_spoof_set(
     draft = out.with_name(f".{out.name}-{os.getpid()}.part")
     try:
         rows = []
-        turns = _turns(len(names), ids, per_utterance or len(ids), seed)
-        for name, utterance, turn in zip(names, utterances, turns, strict=True):
+        attacks_of = turns(len(names), ids, per_utterance or len(ids), seed)
+        for name, utterance, turn in zip(names, utterances, attacks_of, strict=True):
             rows += _write_versions(draft / suffix.lstrip("."), suffix, name, utterance, turn, sample_rate, seed)
         (draft / "protocol.txt").write_text("".join(f"{row}\n" for row in rows))
         draft.replace(out)
@@ -183,10 +183,16 @@ def _write_versions(
     return rows
 
 
-def _turns(count: int, ids: Sequence[str], each: int, seed: int) -> Iterator[list[str]]:
+def turns(count: int, ids: Sequence[str], each: int, seed: int) -> Iterator[list[str]]:
     """For every utterance `each` of the attacks, those that had the fewest turns; among equals at random.
 
     Turns in a fixed order would tie attacks to words wherever the words come in a fixed order too.
+
+    Args:
+        count: Utterances.
+        ids: Of the attacks.
+        each: How many of them an utterance goes through.
+        seed: For the choice among equals.
     """
     random, used = np.random.default_rng(seed), np.zeros(len(ids), dtype=int)
     for _ in range(count):

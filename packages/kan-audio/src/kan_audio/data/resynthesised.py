@@ -10,7 +10,7 @@ from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
-from kan_audio.data.attacks import ATTACKS, copy_chain, resynthesise
+from kan_audio.data.attacks import ATTACKS, copy_chain, resynthesise, turns
 from kan_audio.data.audio import audio_info, read_audio
 from kan_audio.data.base import WindowedDataModule
 from kan_audio.data.folders import audio_files
@@ -22,7 +22,7 @@ from kan_core.errors import KANError
 from kan_core.training.paths import data_root
 
 HELD_OUT = ("A08", "A10")
-"""The first is of a kind that is in training too (Griffin-Lim from mel bands), the second is not (cepstral vocoder)."""
+"""The first is of a kind that is in training too (Griffin-Lim from mel bands), the second is not (a vocoder)."""
 
 
 class ResynthesisedSpoof(WindowedDataModule):
@@ -102,9 +102,9 @@ class ResynthesisedSpoof(WindowedDataModule):
 
     def _made(self, utterances: Sequence[Utterance], attacks: Sequence[str] | None = None) -> list[Utterance]:
         """Copies of `utterances`, and spoofs by all `attacks`, or by one training attack each, in turns."""
+        one = turns(len(utterances), self.train_attacks, 1, self.split_seed)
         made = []
-        for position, utterance in enumerate(utterances):
-            turn = [self.train_attacks[position % len(self.train_attacks)]]
+        for utterance, turn in zip(utterances, one, strict=True):
             made += self._versions(utterance, turn if attacks is None else attacks)
         return made
 
