@@ -233,4 +233,4 @@ def test_an_interval_stands_in_the_row_of_its_metric() -> None:
     metrics = {"test/eer": 0.25, "test/eer_low": 0.125, "test/eer_high": 0.5, "test/loss_low": 1.0}
     outcome = Outcome("t", "d", "m", 0, 10, None, 1.0, None, metrics, None, "test/eer", False)
     _, rows = result_table(outcome, None, {}, "params")
-    assert rows[:2] == [["test/eer", "0.2500 [0.1250, 0.5000]"], ["test/loss_low", "1.0000"]]
+    assert rows[:2] == [["test/eer", "0.2500 [0.125, 0.500]"], ["test/loss_low", "1.0000"]]

@@ -175,8 +175,8 @@ def print_outcome(folder: Path, title: str, heads: Sequence[str], rows: Sequence
 
 
 def _with_interval(metrics: Mapping[str, float], name: str) -> str:
-    value, low, high = (_number(metrics.get(name + end), ".4f") for end in ("", "_low", "_high"))
-    return f"{value} [{low}, {high}]" if low and high else value
+    value, low, high = _number(metrics.get(name), ".4f"), metrics.get(f"{name}_low"), metrics.get(f"{name}_high")
+    return value if low is None or high is None else f"{value} [{low:.3f}, {high:.3f}]"
 
 
 def _number(value: float | None, form: str) -> str:
