@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchaudio import models as speech
 
@@ -69,19 +71,11 @@ def read_tensors(path: str | Path) -> State:
         raise KANError(f"there is no checkpoint {path}: give a file with a state dict")
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
             return dict(load_file(path))
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except ImportError:
-        raise KANError(f"{path}: reading safetensors needs the package of that name: pip install safetensors") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
         reason = str(error).split("\n", 1)[0]
         raise KANError(f"{path} cannot be read as a file of plain tensors: {reason}") from None
-    except Exception as error:  # safetensors has an error of its own, which is no more than an Exception
-        if type(error).__module__.partition(".")[0].startswith("safetensors"):
-            raise KANError(f"{path} cannot be read as a file of plain tensors: {error}") from None
-        raise
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise KANError(f"{path} holds more than a state dict: save the tensors alone, torch.save(model.state_dict())")
     return dict(state)
