@@ -139,7 +139,7 @@ class SpoofingTask(AudioTask):
         # scale and offset of the calibration; the identity until the first validation
         self.calibration: Tensor
         self.register_buffer("calibration", torch.tensor([1.0, 0.0], dtype=torch.float64))
-        self.val_scores, self.val_labels = CatMetric(), CatMetric()
+        self.val_scores, self.val_labels = (CatMetric(nan_strategy="disable") for _ in range(2))
         self.tested: list[tuple[int, float]] = []
 
     def training_step(self, batch: AudioBatch, batch_idx: int) -> Tensor:
