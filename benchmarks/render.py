@@ -287,15 +287,25 @@ def seeds(result: dict[str, Any]) -> str:
             table(["network", *result["values"]], by_value),
         ]
     names = list(dict.fromkeys(key for r in sides.values() for key in r.get("also", {})))
-    if names:
-        also = [[side, *(spread(r["also"].get(key)) for key in names)] for side, r in sides.items()]
-        text += ["", table(["network", *(key.removeprefix("test/") for key in names)], also)]
+    ends = {f"{name}_{end}" for name in [*names, result["metric"]] for end in ("low", "high")}
+    also = [
+        [name.removeprefix("test/"), *(spread(r["also"], name) for r in sides.values())]
+        for name in names
+        if name not in ends
+    ]
+    if also:
+        text += ["", "Mean ± standard deviation over all runs [means of the ends of the runs' 95 % intervals]:", ""]
+        text += [table(["metric", *sides], also)]
     return "\n".join(text)
 
 
-def spread(found: dict[str, float] | None) -> str:
-    """Mean and standard deviation over all runs."""
-    return "-" if found is None else f"{found['mean']:.4f} ± {found['sd']:.4f}"
+def spread(also: dict[str, Any], name: str) -> str:
+    """One metric over all runs, with the means of its ends where it has an interval."""
+    if name not in also:
+        return "-"
+    text = f"{also[name]['mean']:.4f} ± {also[name]['sd']:.4f}"
+    ends = [also[f"{name}_{end}"]["mean"] for end in ("low", "high") if f"{name}_{end}" in also]
+    return f"{text} [{ends[0]:.3f}, {ends[1]:.3f}]" if ends else text
 
 
 def contender_rows(
