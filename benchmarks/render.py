@@ -289,13 +289,17 @@ def seeds(result: dict[str, Any]) -> str:
     names = list(dict.fromkeys(key for r in sides.values() for key in r.get("also", {})))
     ends = {f"{name}_{end}" for name in [*names, result["metric"]] for end in ("low", "high")}
     also = [
-        [name.removeprefix("test/"), *(spread(r["also"], name) for r in sides.values())]
+        [
+            name.removeprefix("test/"),
+            *(spread(r["also"], name) for r in sides.values()),
+            f"{result['baseline'][name]:.4f}" if name in result["baseline"] else "",
+        ]
         for name in names
         if name not in ends
     ]
     if also:
         text += ["", "Mean ± standard deviation over all runs [means of the ends of the runs' 95 % intervals]:", ""]
-        text += [table(["metric", *sides], also)]
+        text += [table(["metric", *sides, "trivial"], also)]
     return "\n".join(text)
 
 
