@@ -1,0 +1,6 @@
+"""Kolmogorov-Arnold Networks for tables: estimators, feature selection, explanations."""
+
+from kan_tabular.encoding import TableEncoder
+from kan_tabular.estimators import KANClassifier, KANRegressor
+
+__all__ = ["KANClassifier", "KANRegressor", "TableEncoder"]
