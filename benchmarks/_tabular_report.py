@@ -235,6 +235,8 @@ def tabular(result: dict[str, Any], table: Table) -> str:
         "with up to 1024 rows. Published FLOPs charge a basis for every edge (arXiv 2407.16674); categories are free\n"
         "in both counts.\n"
     )
+    if len(result["commits"]) > 1:
+        text += f"\nThe fits are of several states of the code: {', '.join(c[:7] for c in result['commits'])}.\n"
     if totals := tally(result["entries"]):
         text += f"\n{totals}"
     for name, about in result["sets"].items():

@@ -55,7 +55,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from _timing import machine, write_json
 from kan_core.compare import count_parameters, match_width
 from kan_tabular import KANClassifier, KANRegressor, TableEncoder, models
-from kan_tabular.alloys import grouped_folds
+from kan_tabular.alloys import element_symbols, grouped_folds
 from kan_tabular.data.mpea import AlloyTable, load_mpea
 
 RESULTS = Path(__file__).parent / "results" / "hea.json"
@@ -68,10 +68,16 @@ Row = dict[str, Any]
 
 
 def numbers(scaled: bool) -> Any:
-    """Categories as indicators, gaps as the median and an indicator of their own."""
+    """Categories as indicators, gaps as the median and an indicator of their own.
+
+    Atomic fractions are never scaled: a rare element has a tiny deviation, and a linear model would explode on the fold
+    that has it.
+    """
     steps = [SimpleImputer(strategy="median", add_indicator=True), *([StandardScaler()] if scaled else [])]
+    fractions = make_column_selector(pattern=f"^({'|'.join(element_symbols())})$")
     return make_column_transformer(
         (OneHotEncoder(handle_unknown="ignore", sparse_output=False), make_column_selector(dtype_include="category")),
+        ("passthrough", fractions),
         remainder=make_pipeline(*steps),
     )
 
@@ -156,6 +162,12 @@ def read_rows(path: Path) -> list[Row]:
     return rows
 
 
+def append_row(path: Path, row: Row) -> None:
+    """One more line; it begins with the line break, so that what a killed process left stays a line of its own."""
+    with path.open("a") as file:
+        file.write("\n" + json.dumps(row))
+
+
 def key(row: Row) -> tuple[Any, ...]:
     return tuple(row[name] for name in ("target", "split", "seed", "fold", "model"))
 
@@ -225,8 +237,7 @@ def main() -> None:
                         if key(row) in done:
                             continue
                         row |= fit(table, name, train, test, seed)
-                        with path.open("a") as file:
-                            file.write(json.dumps(row) + "\n")
+                        append_row(path, row)
                         shown = f"{row[HEADLINE[target]]:.3f}, {row['fit_seconds']:.1f} s"
                         print(f"{target:15} {split:8} seed {seed} fold {fold} {name:13} {shown}", flush=True)
     lines = summary(read_rows(path))

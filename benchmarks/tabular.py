@@ -17,6 +17,13 @@ Tracks:
   T  those of P with as many epochs as take the KAN's seconds: medians of training steps, measured in turns
   B  every model tuned by the same number of random trials on a fifth of the training rows, then refitted
 A twin has the KAN's learning rate, prior and number of epochs, but for T and B.
+
+Seconds of one fit of the KAN on one core (measured on the machine of the stored results): iris, wine and diabetes 1;
+breast_cancer, credit-g and credit-approval 1.5; digits 7; telco-churn 15; california-housing 33; a twin takes 0.5 to
+1.3 times that. Tracks D and P with five seeds and folds on one core: the bundled tables half an hour, both credit
+tables ten minutes, telco-churn half an hour, california-housing an hour. F costs as much as P, T twice that, B with
+eight trials seven times D and P together. By their rows, bank-marketing should take two hours and adult (five fits of
+each model) a quarter of one; neither was measured.
 """
 
 from __future__ import annotations
@@ -66,11 +73,12 @@ def arguments_of(words: list[str] | None = None) -> argparse.Namespace:
 
 def fit_missing(arguments: argparse.Namespace, problems: list[Problem], plan: Plan, rows: Rows) -> None:
     """Every fit that has no row yet."""
-    done = rows.read()
+    done, commit = rows.read(), machine()["commit"]
     if rows.unreadable:
         print(f"{rows.path}: {rows.unreadable} line(s) cannot be read, their fits are repeated", flush=True)
+    if others := sum(row.get("commit") != commit for row in done.values()):
+        print(f"{rows.path}: {others} fit(s) are of other commits; move the file away to repeat them", flush=True)
     by_name = {problem.name: problem for problem in problems}
-    commit = machine()["commit"]
     seeds = arguments.only or arguments.seeds
     for job in jobs(problems, arguments.models, arguments.tracks, seeds, plan.folds):
         if key_of(job.key(plan)) in done:

@@ -12,15 +12,21 @@ from pytest_examples import CodeExample, EvalExample, find_examples
 
 from kan_audio.cli import main as train_audio
 from kan_core.bases._base import REGISTRY
+from kan_tabular.cli import main as train_tabular
 from kan_vision.cli import main as train_vision
 
 REPOSITORY = Path(__file__).parents[1]
 PAGES = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md"), *REPOSITORY.glob("packages/*/README.md")])
-APPS = {"apps/train_audio.py": train_audio, "apps/train_vision.py": train_vision}
+APPS = {
+    "apps/train_audio.py": train_audio,
+    "apps/train_tabular.py": train_tabular,
+    "apps/train_vision.py": train_vision,
+}
 # Checkpoints that a reader has by then, and the configuration of their run.
 RUNS = {
     "outputs/vision/cells-ukan_small/checkpoints/best.ckpt": "configs/vision/mask_folder.yaml",
     "outputs/audio/my-run/checkpoints/best.ckpt": "configs/audio/spoof_fsdd.yaml",
+    "outputs/tabular/breast_cancer-kan/checkpoints/best.ckpt": "packages/kan-tabular/src/kan_tabular/configs/default.yaml",
 }
 # What commands write, and what their user has elsewhere or makes while following the page.
 ELSEWHERE = ("outputs/", "dist/", "~/", "apps/train_wine.py")

@@ -21,7 +21,7 @@ QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu
 REPOSITORY = Path(__file__).parents[2]
 CONFIGS = sorted((REPOSITORY / "configs" / "tabular").glob("*.yaml"))
 ROWS = 200_000
-MEMORY = 700
+MEMORY = 500
 """MiB that the large table may take beside the libraries; as float32 it has 38, as float64 76."""
 
 
@@ -32,7 +32,7 @@ def _in_tmp_path(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def _no_figures(monkeypatch):
+def no_figures(monkeypatch):
     """Drawing takes most of a short run; the run of the fixture below draws."""
     monkeypatch.setattr(TabularTask, "figures", lambda task, datamodule: iter(()))
 
@@ -88,12 +88,13 @@ def test_the_default_run_trains_tests_and_reports_a_kan_and_its_twin(run):
     assert list((run / "figures").glob("*.png"))
 
 
-def test_a_messy_file_is_trained_on_and_another_predicted_without_it(tmp_path, capsys, _no_figures):
+@pytest.mark.usefixtures("no_figures")
+def test_a_messy_file_is_trained_on_and_another_predicted_without_it(tmp_path, capsys):
     messy().to_csv("my.csv", index=False)
     options = ["--data.file=my.csv", "--data.target=y", '--data.drop=["id"]', "--data.split=time"]
     assert main([*options, "--trainer.max_epochs=10", "--twin=none", "--name=messy", *QUIET]) == 0
     out = capsys.readouterr().out
-    assert "my.csv: 400 rows (256 train, 64 validate, 80 test); 5 numeric and 1 categorical columns" in out
+    assert "my.csv: 400 rows (256 train, 64 validate, 80 test); 4 numeric and 2 categorical columns" in out
     assert "target 'y': binary (2 values: leaves, stays)" in out
     folder = tmp_path / "outputs" / "tabular" / "messy"
     summary = summary_of(folder)
@@ -109,7 +110,8 @@ def test_a_messy_file_is_trained_on_and_another_predicted_without_it(tmp_path, c
     assert {row["prediction"] for row in found} <= {"leaves", "stays"}
 
 
-def test_a_killed_run_resumes_to_the_same_numbers(tmp_path, monkeypatch, _no_figures):
+@pytest.mark.usefixtures("no_figures")
+def test_a_killed_run_resumes_to_the_same_numbers(tmp_path, monkeypatch):
     messy().to_csv("my.csv", index=False)
     options = ["fit", "--data.file=my.csv", "--data.target=y", '--data.drop=["id"]', "--twin=none"]
     options += ["--trainer.max_epochs=4", *QUIET]
@@ -130,7 +132,8 @@ def test_a_killed_run_resumes_to_the_same_numbers(tmp_path, monkeypatch, _no_fig
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_regression_from_parquet(tmp_path, _no_figures):
+@pytest.mark.usefixtures("no_figures")
+def test_regression_from_parquet(tmp_path):
     pytest.importorskip("pyarrow")
     rng = np.random.default_rng(0)
     x = rng.normal(size=(300, 3))
@@ -143,8 +146,9 @@ def test_regression_from_parquet(tmp_path, _no_figures):
     assert summary["metrics"]["test/r2"] > 0.75
 
 
+@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_every_shipped_config_trains_and_tests(path, tmp_path, shared_data, _no_figures):
+def test_every_shipped_config_trains_and_tests(path, tmp_path, shared_data):
     prepared = "# Prepare:" in path.read_text()
     root = [f"--data.root={shared_data('adult').parent}"] if prepared else []
     few = [f"--trainer.limit_{part}_batches=2" for part in ("train", "val", "test")]

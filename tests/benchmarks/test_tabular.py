@@ -345,17 +345,12 @@ def test_track_b_gives_every_model_the_same_trials(problem):
 # Control ----------------------------------------------------------------------------------------------------------
 
 
-def controls(problem, models, folds=(0,), **changes):
-    from _tabular_protocol import belongs, run
+def controls(problem, paths, **changes):
+    from _tabular_protocol import run
     from _tabular_report import control, grouped
 
     setting = plan(**{"shuffled": True, "folds": 2, **changes})
-    rows = [
-        run(job(model, track, 0, fold), setting, problem)
-        for model, track in models
-        for fold in folds
-        if belongs(model, track)
-    ]
+    rows = [run(job(model, track), setting, problem) for model, track in paths]
     return [control(key, group) for key, group in grouped(rows).items()]
 
 

@@ -16,7 +16,7 @@ from .conftest import NO_UV, UV, run, run_uv
 
 pytestmark = pytest.mark.slow
 
-PACKAGES = {"kan_core": "kan-core", "kan_vision": "kan-vision", "kan_audio": "kan-audio"}
+PACKAGES = {"kan_core": "kan-core", "kan_vision": "kan-vision", "kan_audio": "kan-audio", "kan_tabular": "kan-tabular"}
 
 USE_CORE = """
 import torch
@@ -65,6 +65,24 @@ for suffix in ("wav", "flac"):
     wave = read_audio(Path(f"tone.{suffix}"), 16_000)
     assert wave.shape == (16_000,)
 assert models.create("aasist_l")(wave[None]).shape == (1, 2)
+"""
+
+USE_TABULAR = """
+import importlib.util, kan_tabular, numpy as np, pandas as pd
+from pathlib import Path
+from kan_tabular import KANClassifier, KANRegressor
+
+assert "site-packages" in Path(kan_tabular.__file__).parts, kan_tabular.__file__
+for other in ("timm", "torchvision", "torchaudio", "pyarrow"):
+    assert importlib.util.find_spec(other) is None, other
+rng = np.random.default_rng(0)
+X = pd.DataFrame({"x": rng.normal(size=80), "c": rng.choice(["a", "b"], 80)})
+y = np.sin(2 * X["x"]) + (X["c"] == "a")
+model = KANRegressor(random_state=0).fit(X, y)
+assert model.score(X, y) > 0.9, model.score(X, y)
+model.save("model")
+assert (KANRegressor.load("model").predict(X) == model.predict(X)).all()
+assert KANClassifier(random_state=0).fit(X, y > 0.5).score(X, y > 0.5) > 0.8
 """
 
 
@@ -118,7 +136,7 @@ class TestContents:
         assert required["export"] == {"onnx", "onnxscript", "onnxruntime"}
         assert {"lightning", "jsonargparse", "matplotlib"} <= required["lightning"]
 
-    @pytest.mark.parametrize(("domain", "own"), [("kan_vision", "timm"), ("kan_audio", "torchaudio")])
+    @pytest.mark.parametrize(("domain", "own"), [("kan_vision", "timm"), ("kan_audio", "torchaudio"), ("kan_tabular", "pandas")])
     def test_a_domain_needs_kan_core_by_version_and_no_other_domain(self, wheel, domain, own):
         required = requirements(wheel(domain))[""]
         assert {"kan-core", "torch", own} <= required

@@ -21,20 +21,20 @@ DRIVERS = ["size_mismatch", "mixing_enthalpy", "cold_rolling", "anneal_time"]
 @pytest.fixture(scope="module")
 def v_task():
     """Drivers of strength and strength, of as many alloys with negative as with positive ΔH: train, then test."""
-    alloys = synthetic_alloys(3000, seed=0)
+    alloys = synthetic_alloys(8000, seed=0)
     enthalpy = alloys.X["mixing_enthalpy"].to_numpy()
     sides = [
-        np.flatnonzero(side)[:200] for side in ((enthalpy > 1) & (enthalpy < 20), (enthalpy < -1) & (enthalpy > -20))
+        np.flatnonzero(side)[:500] for side in ((enthalpy > 1) & (enthalpy < 20), (enthalpy < -1) & (enthalpy > -20))
     ]
     rows = np.random.default_rng(0).permutation(np.concatenate(sides))
     X, y = alloys.X.iloc[rows][DRIVERS], alloys.yield_strength.iloc[rows]
-    return X.iloc[:280], y.iloc[:280], X.iloc[280:], y.iloc[280:]
+    return X.iloc[:700], y.iloc[:700], X.iloc[700:], y.iloc[700:]
 
 
 @pytest.fixture(scope="module")
 def additive(v_task):
     X, y, _, _ = v_task
-    return KANRegressor(hidden=(), alpha=0.3, max_epochs=40, random_state=0).fit(X, y)
+    return KANRegressor(hidden=(), random_state=0).fit(X, y)
 
 
 def test_the_rules_are_those_of_the_card():
@@ -101,7 +101,7 @@ def test_fact_10_a_kan_beats_linear_and_dummy_on_the_v_and_keeps_up_with_boostin
     r2 = {name: model.fit(X, y).score(X_test, y_test) for name, model in models.items()}
     kan = additive.score(X_test, y_test)
     # the deviation of the noise, 20 MPa, is the least that is possible
-    assert root_mean_squared_error(y_test, additive.predict(X_test)) < 1.3 * 20
+    assert root_mean_squared_error(y_test, additive.predict(X_test)) < 1.2 * 20
     assert kan > r2["linear"] + 0.02
     assert kan > r2["boosting"] - 0.01
     assert r2["dummy"] < 0.05

@@ -23,9 +23,8 @@ F64 = torch.float64
 
 
 def make(hidden=(6,), monotone=MONOTONE, cardinalities=CARDINALITIES, outputs: int = 1, **kwargs) -> torch.nn.Module:
-    return models.create(
-        "kan", cardinalities=cardinalities, num_outputs=outputs, hidden=hidden, monotone=monotone, **kwargs
-    )
+    own = {"layer": "bspline(grid_size=6, grid_range=(-3, 3))", "hidden": hidden, "monotone": monotone, **kwargs}
+    return models.create("kan", cardinalities=cardinalities, num_outputs=outputs, **own)
 
 
 def rows(count: int, seed: int = 0) -> torch.Tensor:

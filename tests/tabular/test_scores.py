@@ -81,8 +81,9 @@ def test_equal_spline_coefficients_count_for_coefficient_scores_but_not_for_acti
             planes.fill_(1.0)  # partition of unity: the spline part is 1 everywhere on the grid
             planes[-1] = 0.0  # and no base branch
     after = score_all(net, x)
-    assert after["coef_l1"][0] == pytest.approx(9 * (1 + 6))  # 6 intervals of order 3, an edge per output
-    assert after["coef_l2"][0] == pytest.approx(math.sqrt(9 * 7))
+    functions = net.additive.numeric.basis.num_functions
+    assert after["coef_l1"][0] == pytest.approx(functions * (1 + 6))  # an edge to the output, and to 6 hidden units
+    assert after["coef_l2"][0] == pytest.approx(math.sqrt(functions * 7))
     for name in FUNCTIONAL:
         assert after[name][0] == pytest.approx(0, abs=1e-12), name
         assert before[name][0] != pytest.approx(0, abs=1e-3), name

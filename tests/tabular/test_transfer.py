@@ -91,14 +91,14 @@ def test_the_scaler_is_fitted_on_the_new_table(source, moved):
 
 
 def test_it_helps_where_labels_are_few(source):
-    X, y = table(40, 1, scale=10.0)
+    X, y = table(20, 1, scale=10.0)
     X_test, y_test = table(1000, 2, scale=10.0)
     few = transfer(source, X, y, lr=3e-3, max_epochs=5)
     alone = KANClassifier(**SMALL, max_epochs=20).fit(X, y)
     auc, auc_alone = (roc_auc_score(y_test, model.predict_proba(X_test)[:, 1]) for model in (few, alone))
     X_own, y_own = table(1000, 2)
     auc_source = roc_auc_score(y_own, source.predict_proba(X_own)[:, 1])
-    assert auc > auc_alone + 0.04
+    assert auc > auc_alone + 0.05
     assert auc > auc_source - 0.02
 
 

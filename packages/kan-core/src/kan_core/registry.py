@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable
-from importlib.metadata import entry_points
+from functools import cached_property
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar
 
 from kan_core.errors import KANError
@@ -25,6 +26,11 @@ class Registry(Generic[T]):
         self.group = group
         self._factories: dict[str, Callable[..., T]] = {}
 
+    @cached_property
+    def _entries(self) -> dict[str, EntryPoint]:
+        """What installed packages add; looked up once, for reading all metadata takes as long as a layer."""
+        return {entry.name: entry for entry in entry_points(group=self.group)}
+
     def register(self, name: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
         """A class or function decorator that adds a factory under `name`; a name can be taken once."""
 
@@ -38,7 +44,7 @@ class Registry(Generic[T]):
 
     def names(self) -> list[str]:
         """All known names, those of installed entry points included, sorted."""
-        return sorted({*self._factories, *(e.name for e in entry_points(group=self.group))})
+        return sorted({*self._factories, *self._entries})
 
     def factory(self, name: str) -> Callable[..., T]:
         """The factory called `name`.
@@ -47,12 +53,9 @@ class Registry(Generic[T]):
             KANError: When there is none; the message lists the names that exist.
         """
         if name not in self._factories:
-            for entry in entry_points(group=self.group):
-                if entry.name == name:
-                    self._factories.setdefault(name, entry.load())
-                    break
-            else:
+            if name not in self._entries:
                 raise KANError(f"unknown {self.kind} {name!r}: choose one of {', '.join(self.names())}")
+            self._factories.setdefault(name, self._entries[name].load())
         return self._factories[name]
 
     def build(self, spec: str) -> T:

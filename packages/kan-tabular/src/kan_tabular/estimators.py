@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, cast
@@ -42,6 +43,9 @@ EARLY_STOPPING_FROM = 10_000
 LBFGS_UP_TO = 1000
 """Distinct training rows up to which ``optimizer="auto"`` is LBFGS."""
 
+_ONE_FIT = threading.RLock()
+"""Torch has one generator for all threads of a process: their fits take turns, so that a seed means the same there."""
+
 _IMPORTANCE_ROWS = 2000
 _PREDICT_ROWS = 16_384
 
@@ -60,7 +64,7 @@ class _KANEstimator(BaseEstimator):
         model_kwargs: Mapping[str, Any] | None = None,
         categorical_features: CategoricalFeatures = "from_dtype",
         monotone: Mapping[str, int] | Sequence[int] | None = None,
-        max_epochs: int = 60,
+        max_epochs: int = 40,
         optimizer: Literal["auto", "adam", "lbfgs"] = "auto",
         batch_size: int | Literal["auto"] = "auto",
         lr: float = 1e-2,
@@ -103,8 +107,12 @@ class _KANEstimator(BaseEstimator):
 
     def _fit(self, X: Any, y: Floats, weight: Floats, num_outputs: int, eval_rows: Any) -> Self:
         """Train on encoded classes, or on targets in original units, shape ``(rows, targets)``."""
+        with _ONE_FIT:
+            return self._fit_alone(X, y, weight, num_outputs, eval_rows)
+
+    def _fit_alone(self, X: Any, y: Floats, weight: Floats, num_outputs: int, eval_rows: Any) -> Self:
         self._check_parameters()
-        self.encoder_ = TableEncoder(self.categorical_features).fit(X, weight)
+        self.encoder_ = self._make_encoder(X, weight)
         x, y, weight = merge_rows(self.encoder_.transform(X), y, weight)
         self._standardise(y, weight)
         seeds = check_random_state(self.random_state).randint(2**31 - 1, size=3)
@@ -125,7 +133,7 @@ class _KANEstimator(BaseEstimator):
                 smoothness=self.smoothness,
                 optimizer=optimizer,
             )
-        cast(Any, task.net).fit_grid(train.x)
+        self._prepare(task, train.x)
         batch_size = batch_size_for(len(train.x)) if self.batch_size == "auto" else int(self.batch_size)
         options = FitOptions(
             self.max_epochs, batch_size, self.patience, int(seeds[2]), self.accelerator, bool(self.verbose)
@@ -133,6 +141,13 @@ class _KANEstimator(BaseEstimator):
         best = fit_task(task, train, val, options)
         self._keep(task, best.history, best.best_epoch, train, val)
         return self
+
+    def _make_encoder(self, X: Any, weight: Floats) -> TableEncoder:
+        return TableEncoder(self.categorical_features).fit(X, weight)
+
+    def _prepare(self, task: TabularTask, x: torch.Tensor) -> None:
+        """What the new network is given before training: its knots."""
+        cast(Any, task.net).fit_grid(x)
 
     def _keep(
         self,
@@ -209,6 +224,8 @@ class _KANEstimator(BaseEstimator):
             kwargs["layer"] = self.layer
         signs = self._monotone_signs()
         if any(signs):
+            if self.task_ == "multiclass":
+                raise KANError("monotone needs two classes or a number to predict: several classes have no order")
             kwargs["monotone"] = signs
         return kwargs
 
@@ -392,7 +409,7 @@ class KANClassifier(ClassifierMixin, _KANEstimator):
         model_kwargs: Mapping[str, Any] | None = None,
         categorical_features: CategoricalFeatures = "from_dtype",
         monotone: Mapping[str, int] | Sequence[int] | None = None,
-        max_epochs: int = 60,
+        max_epochs: int = 40,
         optimizer: Literal["auto", "adam", "lbfgs"] = "auto",
         batch_size: int | Literal["auto"] = "auto",
         lr: float = 1e-2,
@@ -531,7 +548,7 @@ class KANRegressor(RegressorMixin, _KANEstimator):
         model_kwargs: Mapping[str, Any] | None = None,
         categorical_features: CategoricalFeatures = "from_dtype",
         monotone: Mapping[str, int] | Sequence[int] | None = None,
-        max_epochs: int = 60,
+        max_epochs: int = 40,
         optimizer: Literal["auto", "adam", "lbfgs"] = "auto",
         batch_size: int | Literal["auto"] = "auto",
         lr: float = 1e-2,

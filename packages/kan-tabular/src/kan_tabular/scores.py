@@ -39,7 +39,8 @@ PAPER_NAMES = {"KAN-L1": "coef_l1", "KAN-L2": "coef_l2", "KAN-SI": "sensitivity"
 """The score of this module that follows the text of arXiv 2509.23366."""
 
 _EDGE_VALUES = 1 << 22  # edge values held at once: rows are taken in pieces
-_MOST_CODES = 32  # categories that `sensitivity` tries per column, the most frequent ones
+_FEW_VALUES = 10  # numbers with so many values at most have differences in place of a derivative
+_MOST_VALUES = 32  # values that `sensitivity` tries per column, the most frequent ones
 _TINY = 1e-4  # attribution: keeps a node that does not vary from dividing by zero
 
 
@@ -65,9 +66,10 @@ def column_scores(
     - ``act_l1``: mean over rows and edges of |φ_{o,j}(x_j) - mean φ_{o,j}|; ``act_l2``: root of the mean square of the
       same. Centred, so that a constant counts for nothing.
     - ``sensitivity``: Σ_c mean |∂f_c/∂x_j| · std(x_j), the derivative by the standardised column; 0 at missing values.
-      For a category, the mean over rows of Σ_c std over categories of f_c with the row's category replaced (at most 32
-      categories, weighted as frequent as they are): for two categories of an additive model the same number as for
-      a 0/1 column. Through the whole network.
+      Between the values of a category, or of a number with at most 10 values, there are no rows that could have taught
+      a slope; there it is the finite difference: the mean over rows of Σ_c std over the column's values of f_c with
+      the row's value replaced (values as frequent as they are, the 32 most frequent, missing is one). For a linear
+      function both are |slope| · std(x_j). Through the whole network.
     - ``knockout``: mean loss with φ_{o,j}(x_j) replaced by its mean, minus the mean loss; negative where the column
       harms. Loss: cross-entropy of logits, or the squared error summed over standardised targets. Through the whole
       network.
@@ -255,12 +257,15 @@ def _first_layer(layer: ColumnLayer, rows: Tensor) -> tuple[Callable[[slice], Te
 
 def _sensitivity(net: nn.Module, layer: ColumnLayer, rows: Tensor, share: Tensor) -> Tensor:
     scores = torch.zeros(rows.shape[1], dtype=torch.float64, device=rows.device)
-    for piece in _pieces(rows, 64 * rows.shape[1]):
-        if layer.numeric_columns:
+    if layer.numeric_columns:
+        for piece in _pieces(rows, 64 * rows.shape[1]):
             scores += torch.tensordot(share[piece], _derivatives(net, rows[piece]), dims=1)
     scores *= _spread(rows, share)
-    for j in layer.categorical_columns:
-        scores[j] = _category_sensitivity(net, rows, share, j)
+    for j in range(rows.shape[1]):
+        values, index = torch.unique(rows[:, j].nan_to_num(nan=torch.inf), return_inverse=True)
+        if j in layer.categorical_columns or len(values) <= _FEW_VALUES:
+            values = torch.where(values.isinf(), torch.nan, values)
+            scores[j] = _difference(net, rows, share, j, values, index)
     return scores
 
 
@@ -286,21 +291,20 @@ def _spread(rows: Tensor, share: Tensor) -> Tensor:
     return ((weights * centred.square()).sum(dim=0) / total).sqrt()
 
 
-def _category_sensitivity(net: nn.Module, rows: Tensor, share: Tensor, j: int) -> Tensor:
-    """Mean over rows of Σ_c std of f_c over the column's codes, each as frequent as in the rows."""
-    codes, index = torch.unique(rows[:, j], return_inverse=True)
-    frequency = torch.zeros(len(codes), dtype=torch.float64, device=rows.device).index_add_(0, index, share)
+def _difference(net: nn.Module, rows: Tensor, share: Tensor, j: int, values: Tensor, index: Tensor) -> Tensor:
+    """Mean over rows of Σ_c std of f_c over the column's values, each as frequent as in the rows."""
+    frequency = torch.zeros(len(values), dtype=torch.float64, device=rows.device).index_add_(0, index, share)
     frequency, kept = frequency.sort(descending=True, stable=True)
-    frequency, codes = frequency[:_MOST_CODES] / frequency[:_MOST_CODES].sum(), codes[kept[:_MOST_CODES]]
+    frequency, values = frequency[:_MOST_VALUES] / frequency[:_MOST_VALUES].sum(), values[kept[:_MOST_VALUES]]
     score = torch.zeros((), dtype=torch.float64, device=rows.device)
     for piece in _pieces(rows, 64 * rows.shape[1]):
         x = rows[piece].clone()
         outputs = []
-        for code in codes:
-            x[:, j] = code
+        for value in values:
+            x[:, j] = value
             outputs.append(net(x).double())
-        values = torch.stack(outputs)
-        centred = values - torch.tensordot(frequency, values, dims=1)
+        answers = torch.stack(outputs)
+        centred = answers - torch.tensordot(frequency, answers, dims=1)
         score += share[piece] @ torch.tensordot(frequency, centred.square(), dims=1).sqrt().sum(dim=1)
     return score
 

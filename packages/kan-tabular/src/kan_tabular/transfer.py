@@ -6,18 +6,14 @@ import warnings
 from functools import partial
 from typing import Any, Literal, TypeVar, cast, get_args
 
-import torch
 from sklearn.base import clone
-from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
-from torch import nn
+from torch import Tensor, nn
 
 from kan_core.errors import KANError
 from kan_tabular.encoding import TableEncoder, as_frame
-from kan_tabular.merging import merge_rows
 from kan_tabular.models.kan import TabularKAN
 from kan_tabular.tasks.tabular import TabularTask
-from kan_tabular.training import FitOptions, batch_size_for, fit_task
 
 Freeze = Literal["all but last", "nothing"]
 Estimator = TypeVar("Estimator")
@@ -74,15 +70,18 @@ def transfer(
     changed = sorted(set(params) & set(_SHAPE))
     if changed:
         raise KANError(f"transfer keeps the source's network: {changed[0]} cannot be another one")
+    if cast(Any, source).optimizer == "auto":
+        params = {"optimizer": "adam", **params}
     target: Any = clone(source).set_params(**params)
     frame = align(X, source)
     rows = None if eval_set is None else (_quietly_aligned(eval_set[0], source), eval_set[1])
-    # `fit` checks labels and weights and then calls this
-    target._fit = partial(_fine_tune, target, source, freeze)
+    # where `fit` makes an encoder and a new network, the source's come in
+    target._make_encoder = partial(_encoder, source.encoder_)
+    target._prepare = partial(_start_from, source, freeze)
     try:
         target.fit(frame, y, sample_weight, eval_set=rows)
     finally:
-        del target._fit
+        del target._make_encoder, target._prepare
     return cast(Estimator, target)
 
 
@@ -161,49 +160,13 @@ def _encoder(source: TableEncoder, X: Any, weight: Any) -> TableEncoder:
     return encoder
 
 
-def _fine_tune(
-    target: Any,
-    source: Any,
-    freeze: Freeze,
-    X: Any,
-    y: Any,
-    weight: Any,
-    num_outputs: int,
-    eval_rows: Any,
-) -> Any:
-    """What an estimator does with checked rows, from the source's network instead of a new one."""
-    target._check_parameters()
-    target.encoder_ = _encoder(source.encoder_, X, weight)
-    x, y, weight = merge_rows(target.encoder_.transform(X), y, weight)
-    target._standardise(y, weight)
-    seeds = check_random_state(target.random_state).randint(2**31 - 1, size=3)
-    train, val = target._split(x, y, weight, eval_rows, int(seeds[0]))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(seeds[1]))
-        task = TabularTask(
-            target.task_,
-            target.encoder_.cardinalities,
-            num_outputs,
-            num_rows=max(1, round(float(weight.sum()) * len(train.x) / len(x))),
-            model=target.model,
-            model_kwargs=target._model_kwargs(),
-            lr=target.lr,
-            alpha=target.alpha,
-            smoothness=target.smoothness,
-            optimizer="adam" if target.optimizer == "auto" else target.optimizer,
-        )
+def _start_from(source: Any, freeze: Freeze, task: TabularTask, x: Tensor) -> None:
+    """The source's numbers for a new network, knots included, and what of it is trained."""
     anew = _load(task.net, source.module_)
     if freeze == "all but last":
         trained = {id(parameter) for layer in last_layers(task.net) for parameter in layer.parameters()}
         for name, parameter in task.net.named_parameters():
             parameter.requires_grad_(id(parameter) in trained or name in anew)
-    batch_size = batch_size_for(len(train.x)) if target.batch_size == "auto" else int(target.batch_size)
-    options = FitOptions(
-        target.max_epochs, batch_size, target.patience, int(seeds[2]), target.accelerator, bool(target.verbose)
-    )
-    best = fit_task(task, train, val, options)
-    target._keep(task, best.history, best.best_epoch, train, val)
-    return target
 
 
 def _load(net: nn.Module, source: nn.Module) -> set[str]:

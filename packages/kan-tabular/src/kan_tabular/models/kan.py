@@ -19,7 +19,7 @@ from kan_tabular.models.monotone import monotone_factories
 LIMIT = 3.0
 """Scaled values and hidden values lie in (-LIMIT, LIMIT), where the grids are."""
 
-SPLINE = "bspline(grid_size=16, grid_range=(-3, 3))"
+SPLINE = "bspline(grid_size=12, grid_range=(-3, 3))"
 
 
 @register("kan")
@@ -89,6 +89,12 @@ class TabularKAN(nn.Module):
             hidden = layer(self.between(hidden))
         total: Tensor = y + hidden
         return total
+
+    @staticmethod
+    def twin_kwargs(model_kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The arguments of the MLP of the same code, which knows no constraints."""
+        kept = {key: value for key, value in model_kwargs.items() if key not in ("layer_kwargs", "monotone")}
+        return {**kept, "layer": "linear"}
 
     def column_layers(self) -> list[ColumnLayer]:
         """The layers that see the columns: the additive part, then that of the hidden units."""

@@ -86,7 +86,7 @@ class MonotoneKANLinear(KANLinear):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """As in `KANLinear`; base weights of constrained edges are uniform in ±(0, 2/fan_in), with small even steps.
+        """As in `KANLinear`; base weights of constrained edges are uniform in ±(0, 1/fan_in), with small even steps.
 
         Constrained edges of one sign add up where free ones cancel, so that they begin 1/√fan_in smaller.
         """
@@ -98,7 +98,7 @@ class MonotoneKANLinear(KANLinear):
     def _reset_constrained(self) -> None:
         if self.weight.is_meta:
             return
-        slopes = torch.empty_like(self.weight[0]).uniform_(LEAST_STEP, 2 / self.fan_in).clamp_min(LEAST_STEP)
+        slopes = torch.empty_like(self.weight[0]).uniform_(0, 1 / self.fan_in).clamp_min(LEAST_STEP)
         count = self.basis.num_functions
         steps = (slopes / 4).expand(count - 1, -1, -1)
         plain = torch.cat([-steps.sum(0, keepdim=True) / 2, steps]).cumsum(dim=0)

@@ -14,6 +14,7 @@ from torchmetrics import Metric
 from torchmetrics.functional.classification import binary_auroc, multiclass_auroc, multiclass_f1_score
 from torchmetrics.utilities import dim_zero_cat
 
+from kan_core.bases import BSpline
 from kan_core.errors import KANError
 from kan_core.layers import KANLinear
 from kan_core.training import ModelTask
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
 Kind = Literal["binary", "multiclass", "regression"]
 Optimizer = Literal["adam", "lbfgs"]
 
+REFERENCE = 9
+"""Functions of a cubic spline on six intervals. The prior stands for integrals over the grid, of f² and of f''²; sums over
+coefficients stay near these, whatever the number of intervals, with factors (K/9)⁻¹ and (K/9)³ (P-splines)."""
+
 LBFGS_STEPS = 20
 """Iterations of LBFGS in one epoch."""
 
@@ -39,7 +44,7 @@ class TabularTask(ModelTask):
     The training loss is the weighted mean of cross-entropies or squared errors (of standardised targets), plus
     alpha/(2 n) · (Σ C² + smoothness · Σ (Δ²C)²) over the coefficients C of KAN layers, tables and matrices, with n
     training rows: a prior that counts less the more rows there are. Δ² are second differences between neighbouring
-    coefficients of a B-spline (P-splines, Eilers and Marx 1996).
+    coefficients of a B-spline (P-splines, Eilers and Marx 1996); see `REFERENCE` for their scale.
 
     Logged: ``train/loss``; under ``val/`` and ``test/`` loss and, of classes, accuracy, macro_f1, auc (one against the
     rest, macro, of probabilities); of targets, rmse, mae (original units; means over targets) and r2.
@@ -131,16 +136,21 @@ class TabularTask(ModelTask):
         return self.adamw(self.hparams["lr"], 0.0, self.hparams["warmup_epochs"])
 
     def prior(self) -> Tensor:
-        """Σ C² + smoothness · Σ (Δ²C)²."""
+        """Σ C² + smoothness · Σ (Δ²C)², each as if a spline had `REFERENCE` functions."""
         total = torch.zeros((), device=self.device)
-        for name, parameter in self.net.named_parameters():
-            if parameter.dim() > 1 and "norm" not in name:
+        splines = set()
+        for layer in self.net.modules():
+            if isinstance(layer, KANLinear) and isinstance(layer.basis, BSpline):
+                splines.add(layer.weight)
+                coefficients, base = layer._split(layer.effective_weight())
+                finer = layer.basis.num_functions / REFERENCE
+                total = total + coefficients.square().sum() / finer
+                total = total + self.hparams["smoothness"] * finer**3 * coefficients.diff(n=2, dim=0).square().sum()
+                if base is not None:
+                    total = total + base.square().sum()
+        for parameter in self.net.parameters():
+            if parameter.dim() > 1 and parameter not in splines:
                 total = total + parameter.square().sum()
-        if self.hparams["smoothness"]:
-            for layer in self.net.modules():
-                if isinstance(layer, KANLinear) and layer.basis.num_functions > 2:
-                    coefficients = layer._split(layer.effective_weight())[0]
-                    total = total + self.hparams["smoothness"] * coefficients.diff(n=2, dim=0).square().sum()
         return total
 
     def setup(self, stage: str) -> None:
