@@ -199,3 +199,11 @@ class TestCleanEnvironment:
         result = run([python.with_name("kan-audio"), "--print_config"], tmp_path)
         assert result.returncode == 0, result.stderr
         assert "kan_audio.data.ResynthesisedSpoof" in result.stdout
+
+    def test_kan_tabular_fits_without_the_libraries_of_other_domains(self, wheel, wheels, environment, tmp_path):
+        python = environment("--find-links", wheels, wheel("kan_tabular"))
+        result = run([python, "-c", USE_TABULAR], tmp_path)
+        assert result.returncode == 0, result.stderr
+        result = run([python.with_name("kan-tabular"), "--print_config"], tmp_path)
+        assert result.returncode == 0, result.stderr
+        assert "kan_tabular.data.TableData" in result.stdout

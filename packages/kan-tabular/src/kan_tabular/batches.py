@@ -52,3 +52,8 @@ def loader(rows: TableBatch, batch_size: int, shuffle: bool = False) -> DataLoad
 def even_size(rows: int, batch_size: int) -> int:
     """The size of as many batches as it takes, evenly filled."""
     return math.ceil(rows / math.ceil(rows / batch_size)) if rows else 1
+
+
+def batch_size_for(rows: int) -> int:
+    """Rows per step: five steps per epoch for few rows, 256 for some thousand, one in 32 rows above, at most 1024."""
+    return min(max(rows // 5, 16), max(256, rows // 32), 1024)

@@ -26,7 +26,7 @@ from kan_tabular.tasks.tabular import row_losses
 
 Floats = NDArray[np.float64]
 
-ALPHAS = (3.0, 10.0, 30.0, 100.0)
+ALPHAS = (1.0, 4.0, 16.0, 64.0)
 """Strengths of the prior among which a selector without an estimator of its own chooses."""
 
 _MOST_ROWS = 10_000  # held-out rows of a fold that are scored, at most
@@ -184,7 +184,7 @@ def ranking(scores: Floats) -> NDArray[np.intp]:
 # Training on folds ----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TrainedFolds:
     """Estimators, each with rows that it has not seen.
 

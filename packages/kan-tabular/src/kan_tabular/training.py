@@ -134,8 +134,3 @@ def fit_task(task: TabularTask, train: TableBatch, val: TableBatch | None, optio
     if not all(torch.isfinite(parameter).all() for parameter in task.parameters()):
         raise KANError(f"training diverged: lower lr, which is {task.hparams['lr']}, or raise alpha")
     return best
-
-
-def batch_size_for(rows: int) -> int:
-    """Rows per step: five steps per epoch for few rows, 256 up to 25,600 rows, a hundred steps above, at most 1024."""
-    return min(max(rows // 5, 16), 256) if rows < 25_600 else min(rows // 100, 1024)

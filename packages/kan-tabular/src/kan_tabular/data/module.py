@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from kan_core.errors import KANError
 from kan_core.training.checkpoints import read_checkpoint
 from kan_core.training.run_folder import is_rank_zero
-from kan_tabular.batches import TableBatch, loader
+from kan_tabular.batches import TableBatch, batch_size_for, loader
 from kan_tabular.data.agreement import check_same_columns, check_same_kinds
 from kan_tabular.data.files import read_file
 from kan_tabular.data.sets import load_set
@@ -97,7 +97,7 @@ class TableData(pl.LightningDataModule):
         separator: Between the values of a line; by default found in the first lines.
         na_values: All words that mean missing beside the empty one; by default `kan_tabular.data.NA_VALUES`.
         decimal: The decimal point in `file`; ``.`` by default.
-        batch_size: Rows per batch at most; ``"auto"``: see `kan_tabular.training.batch_size_for`.
+        batch_size: Rows per batch at most; ``"auto"``: see `kan_tabular.batches.batch_size_for`.
         split_seed: Of the random split.
         predict_file: A file with the same features that ``predict`` runs on instead of the test rows.
         checkpoint: With `predict_file`: take columns and classes from this checkpoint, and read no training rows.
@@ -366,8 +366,6 @@ class TableData(pl.LightningDataModule):
         return self._loader(self._predicted if self.options["predict_file"] else self.parts["test"])
 
     def _loader(self, rows: TableBatch, shuffle: bool = False) -> DataLoader[TableBatch]:
-        from kan_tabular.training import batch_size_for  # which knows tasks, which know data
-
         size = self.options["batch_size"]
         return loader(rows, batch_size_for(self.num_rows) if size == "auto" else size, shuffle=shuffle)
 

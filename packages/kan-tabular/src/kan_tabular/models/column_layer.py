@@ -20,6 +20,8 @@ ONE_TABLE = 10
 RANK = 8
 """Numbers that describe one category of a column with many of them."""
 
+_QUANTILES = 4096
+
 UNKNOWN, MISSING, FIRST = 0, 1, 2
 """Codes of a category that training never saw, of a missing one, and of the first that there is."""
 
@@ -29,8 +31,8 @@ class ColumnLayer(nn.Module):
 
     A numeric column's edge is a learned function of its scaled value, by `layer`; where the value is missing (NaN) it
     is φ_{o,j}(0) + M[j, o]: the answer at the median and a learned difference. A categorical column's edge is a table
-    of values, T[c, o]; with more than `ONE_TABLE` categories T[c, o] = Σ_r U[c, r] V[r, o] with r < `RANK`. Tables are 0
-    for unknown and missing codes until training meets them.
+    of values, T[c, o]; with more than `ONE_TABLE` categories T[c, o] = Σ_r U[c, r] V[r, o] with r < `RANK`. Tables are
+    0 for unknown and missing codes until training meets them.
 
     Args:
         cardinalities: Per column 0 when it is numeric, else the number of its codes: its categories and `FIRST`.
@@ -187,14 +189,16 @@ class ColumnLayer(nn.Module):
         if not (isinstance(self.numeric, KANLinear) and self.numeric.basis.adaptive):
             return
         z, missing = self.split_missing(x)
+        # as many quantiles as say where the knots go, however many rows there are
+        places = (torch.arange(_QUANTILES, device=z.device, dtype=torch.float64) + 0.5) / _QUANTILES
+        quantiles = z.new_zeros(_QUANTILES, z.shape[1])
         for j in range(z.shape[1]):
             values, counts = torch.unique(z[~missing[:, j], j], return_counts=True)  # sorted
             if len(values):
                 most = counts.sum() / (2 * self.numeric.basis.num_functions)
                 share = counts.clamp_max(most.ceil().long()).cumsum(0).double()
-                at = (torch.arange(len(z), device=z.device, dtype=torch.float64) + 0.5) / len(z) * share[-1]
-                z[:, j] = values[torch.searchsorted(share, at)]
-        self.numeric.update_grid(z)
+                quantiles[:, j] = values[torch.searchsorted(share, places * share[-1])]
+        self.numeric.update_grid(quantiles)
 
     def extra_repr(self) -> str:
         """The columns, for ``repr``."""

@@ -31,8 +31,8 @@ Kind = Literal["binary", "multiclass", "regression"]
 Optimizer = Literal["adam", "lbfgs"]
 
 REFERENCE = 9
-"""Functions of a cubic spline on six intervals. The prior stands for integrals over the grid, of f² and of f''²; sums over
-coefficients stay near these, whatever the number of intervals, with factors (K/9)⁻¹ and (K/9)³ (P-splines)."""
+"""Functions of a cubic spline on six intervals. The prior stands for integrals over the grid, of f² and of f''²; sums
+over coefficients stay near these, whatever the number of intervals, with factors (K/9)⁻¹ and (K/9)³ (P-splines)."""
 
 LBFGS_STEPS = 20
 """Iterations of LBFGS in one epoch."""
@@ -84,7 +84,7 @@ class TabularTask(ModelTask):
         model: str = "kan",
         model_kwargs: dict[str, Any] | None = None,
         lr: float = 1e-2,
-        alpha: float = 1.0,
+        alpha: float = 3.0,
         smoothness: float = 10.0,
         warmup_epochs: float = 1.0,
         optimizer: Optimizer = "adam",
@@ -283,7 +283,7 @@ class TabularTask(ModelTask):
     def figures(self, datamodule: pl.LightningDataModule) -> Iterator[tuple[str, Figure]]:
         """Importances and curves of the columns, what was predicted against what is true, learned edge functions."""
         yield from network_figures(self, datamodule)
-        if self.test_rows.compute()[0].numel():
+        if self.test_rows.update_called:
             yield from self._test_figures(*self.test_rows.compute())
         yield from super().figures(datamodule)
 
