@@ -16,6 +16,8 @@ from sklearn.ensemble import (
     HistGradientBoostingRegressor,
     RandomForestClassifier,
     RandomForestRegressor,
+    VotingClassifier,
+    VotingRegressor,
 )
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression, Ridge
@@ -38,12 +40,15 @@ TWINS: dict[str, dict[str, Any]] = {
 }
 """MLPs as deep as the KAN, by the arguments of the estimator; the first two are its own code with linear edges."""
 
-KANS: dict[str, dict[str, Any]] = {"kan": {}, "kan-additive": {"hidden": ()}}
+KANS: dict[str, dict[str, Any]] = {"kan": {}, "kan-additive": {"hidden": ()}, "kan-ensemble": {}}
+"""The ensemble is the mean answer of `MEMBERS` KANs with their defaults, which differ in their seeds."""
+
+MEMBERS = 5
 
 ABLATIONS: dict[str, dict[str, Any]] = {
     "kan-no-base": {"model_kwargs": {"layer_kwargs": {"base": None}}},
-    "kan-even-grid": {"layer": "bspline(grid_size=6, grid_range=(-3, 3), grid_eps=1.0)"},
-    "kan-narrow-grid": {"layer": "bspline(grid_size=6, grid_range=(-1, 1), grid_eps=1.0)"},
+    "kan-even-grid": {"layer": "bspline(grid_size=12, grid_range=(-3, 3), grid_eps=1.0)"},
+    "kan-narrow-grid": {"layer": "bspline(grid_size=12, grid_range=(-1, 1), grid_eps=1.0)"},
 }
 """The KAN without its base branch, and without knots at quantiles."""
 
@@ -94,6 +99,9 @@ def make(name: str, task: str, seed: int, **options: Any) -> Any:
             known = sorted({*NETWORKS, *REFERENCES, *network_names()})
             raise KANError(f"unknown model {name!r}: choose one of {', '.join(known)}")
         own = {"model": name}
+    if name == "kan-ensemble":
+        members = [(str(i), make("kan", task, MEMBERS * seed + i, **options)) for i in range(MEMBERS)]
+        return VotingRegressor(members) if task == "regression" else VotingClassifier(members, voting="soft")
     if task == "regression" and name in ("kan-balanced", "kan-oversampled"):
         raise KANError(f"{name} is for classes only")
     inner = {**own.get("model_kwargs", {}), **options.pop("model_kwargs", {})}

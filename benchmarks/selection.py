@@ -66,21 +66,26 @@ def real_tables() -> dict[str, Callable[[], tuple[Any, Any]]]:
     }
 
 
-def synthetic(name: str, seed: int) -> tuple[Any, Any, int]:
-    """A table of 400 rows whose first columns, and no others, matter; and their number."""
+def synthetic(name: str, seed: int) -> tuple[Any, Any, Any]:
+    """A table of 400 rows, and which of its columns matter; they are anywhere, so that ties help nobody."""
     random = np.random.default_rng(seed)
     noise = random.normal(size=400)
+    x = random.normal(size=(400, 15))
     if name == "make_regression":
         x, y = make_regression(400, 20, n_informative=5, noise=50, shuffle=False, random_state=seed)
-        return x, y, 5
-    if name == "make_classification":
+        relevant = 5
+    elif name == "make_classification":
         options = {"n_informative": 5, "n_redundant": 0, "n_clusters_per_class": 1, "flip_y": 0.05, "shuffle": False}
         x, y = make_classification(400, 20, random_state=seed, **options)
-        return x, y, 5
-    x = random.normal(size=(400, 15))
-    if name == "additive":
-        return x, np.sin(2 * x[:, 0]) + x[:, 1] ** 2 / 1.5 + abs(x[:, 2]) + 0.7 * x[:, 3] + 0.8 * noise, 4
-    return x, x[:, 0] * x[:, 1] + 0.4 * noise, 2  # pure interaction: neither column says anything alone
+        relevant = 5
+    elif name == "additive":
+        y = np.sin(2 * x[:, 0]) + x[:, 1] ** 2 / 1.5 + abs(x[:, 2]) + 0.7 * x[:, 3] + 0.8 * noise
+        relevant = 4
+    else:  # interaction: no column correlates with the target
+        y = x[:, 0] * x[:, 1] + 0.4 * noise
+        relevant = 2
+    order = random.permutation(x.shape[1])
+    return x[:, order], y, order < relevant
 
 
 SYNTHETIC = ("make_regression", "make_classification", "additive", "interaction")
@@ -180,18 +185,19 @@ def show_real(name: str, rows: list[Row], columns: int) -> None:
 def synthetic_row(name: str, seed: int) -> Row:
     """Recall at R and 2R of every selector, and what KANs keep that score above shuffled copies of columns."""
     x, y, relevant = synthetic(name, seed)
+    number = int(relevant.sum())
     scores, cost = all_scores(x, y, name == "make_classification", seed)
     found: Row = {}
     for selector, score in scores.items():
-        ranks = ranking(np.asarray(score))[:relevant]
-        found[selector] = {"at_r": float((ranks <= relevant).mean()), "at_2r": float((ranks <= 2 * relevant).mean())}
+        ranks = ranking(np.asarray(score))[relevant]
+        found[selector] = {"at_r": float((ranks <= number).mean()), "at_2r": float((ranks <= 2 * number).mean())}
     trained = train_folds(None, x, y, folds=5, random_state=seed, shadow=True)
     for score in SCORES:
         raw = trained.scores(score)
         kept = raw[:, : x.shape[1]].mean(axis=0) > raw[:, x.shape[1] :].max(axis=1).mean()
-        hits = int(kept[:relevant].sum())
-        found[f"KAN {score}"]["shadow"] = [hits / max(1, int(kept.sum())), hits / relevant, int(kept.sum())]
-    return {**cost, "relevant": relevant, "columns": x.shape[1], "found": found}
+        hits, size = int((kept & relevant).sum()), int(kept.sum())
+        found[f"KAN {score}"]["shadow"] = [hits / max(1, size), hits / number, size]
+    return {**cost, "relevant": number, "columns": x.shape[1], "found": found}
 
 
 def show_synthetic(name: str, rows: list[Row]) -> None:

@@ -13,6 +13,7 @@ from torch import nn
 from kan_core import KAN
 from kan_core.errors import KANError
 from kan_core.interpret import attribute
+from kan_tabular import models
 from kan_tabular.models.column_layer import FIRST, ColumnLayer
 from kan_tabular.models.kan import SPLINE, SmoothClip, TabularKAN
 from kan_tabular.scores import PAPER_NAMES, SCORES, column_scores, normalised
@@ -293,6 +294,31 @@ def test_every_layer_has_every_score_or_says_why_not(layer):
                 column_scores(net, x, score=name)
         else:
             assert (column_scores(net, x, score=name, y=np.ones(30)) != 0).all(), name
+
+
+@pytest.mark.parametrize("model", models.names())
+def test_every_model_has_every_score_or_says_why_not(model):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = models.create(model, cardinalities=[0, 5, 0], num_outputs=2).double()
+    x = table(20, [0, 5, 0])
+    for name in SCORES:
+        if (name == "attribution" and model != "kan") or (name == "knockout" and model == "kan-mixer"):
+            with pytest.raises(KANError, match=f"{name} is .*defined for .*{type(net).__name__}"):
+                column_scores(net, x, score=name, y=np.ones((20, 2)))
+        else:
+            scores = column_scores(net, x, score=name, y=np.ones((20, 2)))
+            assert np.isfinite(scores).all(), name
+            assert (scores != 0).all(), name
+
+
+def test_base_weights_of_monotone_columns_are_those_that_act():
+    net = make([0, 0], hidden=(), monotone=[1, 0])
+    layer = net.additive.numeric
+    expected = layer.effective_weight().detach().abs().sum(dim=(0, 2))
+    scores = column_scores(net, table(20, [0, 0]), score="coef_l1", include_base=True)
+    np.testing.assert_allclose(scores, expected)
+    assert not np.allclose(expected, layer.weight.detach().abs().sum(dim=(0, 2)))
 
 
 def test_normalised_scores_of_nothing_are_0():

@@ -266,8 +266,8 @@ def test_the_strongest_prior_within_one_standard_error_is_taken(centres, chosen,
 
 def test_a_selector_inside_a_pipeline_leaves_noise_at_chance_where_selection_before_does_not():
     random = np.random.default_rng(0)
-    x, y = random.normal(size=(80, 400)), random.permutation(np.arange(80) % 2)
-    selector = KANSelector(n_features=10, folds=2, random_state=0, estimator=KANClassifier(**LINEAR))
+    x, y = random.normal(size=(80, 100)), random.permutation(np.arange(80) % 2)
+    selector = KANSelector(n_features=10, folds=3, random_state=0, estimator=KANClassifier(alpha=100.0, **LINEAR))
     predictor = LogisticRegression()
     inside = cross_val_score(make_pipeline(selector, predictor), x, y, cv=3)
     outside = cross_val_score(predictor, clone(selector).fit(x, y).transform(x), y, cv=3)

@@ -40,7 +40,7 @@ Floats = NDArray[np.float64]
 EARLY_STOPPING_FROM = 10_000
 """Rows from which ``early_stopping="auto"`` holds some out, as scikit-learn's histogram boosting does."""
 
-LBFGS_UP_TO = 1000
+LBFGS_UP_TO = 300
 """Distinct training rows up to which ``optimizer="auto"`` is LBFGS."""
 
 _ONE_FIT = threading.RLock()
@@ -377,7 +377,7 @@ class KANClassifier(ClassifierMixin, _KANEstimator):
             classes it is the probability of the second.
         max_epochs: Passes over the rows at most.
         optimizer: ``"lbfgs"`` sees all rows at once and needs few passes, ``"adam"`` scales; ``"auto"``: LBFGS up to
-            1000 distinct rows.
+            300 distinct rows.
         batch_size: Rows per step of Adam; ``"auto"``: see `kan_tabular.batches.batch_size_for`.
         lr: The highest learning rate.
         alpha: Strength of the prior, as the L2 term of scikit-learn's networks divided by the number of rows.

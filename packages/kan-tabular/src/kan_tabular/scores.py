@@ -71,8 +71,8 @@ def column_scores(
       the row's value replaced (values as frequent as they are, the 32 most frequent, missing is one). For a linear
       function both are |slope| · std(x_j). Through the whole network.
     - ``knockout``: mean loss with φ_{o,j}(x_j) replaced by its mean, minus the mean loss; negative where the column
-      harms. Loss: cross-entropy of logits, or the squared error summed over standardised targets. Through the whole
-      network.
+      harms, less than half for each of two equal columns. Loss: cross-entropy of logits, or the squared error summed
+      over standardised targets. Through the whole network.
     - ``attribution``: backward from the outputs with score 1 each, an edge i -> o gets
       std(edge)·score(o)/(std(node o) + 1e-4), a node the sum of its edges; column scores are means over the outputs.
 
@@ -205,8 +205,8 @@ def _numeric_block(layer: nn.Module, include_base: bool) -> Tensor:
     planes = layer.basis.planes(probe)
     constant = planes.amax(dim=0) - planes.amin(dim=0) <= 1e-6 * planes.abs().amax(dim=0)
     block = torch.where(constant.T, 0.0, coefficients)
-    if include_base and layer.base_weight is not None:
-        block = torch.cat([block, layer.base_weight[..., None]], dim=-1)
+    if include_base and layer.base is not None:
+        block = torch.cat([block, layer.effective_weight()[-1].T[..., None]], dim=-1)
     return block
 
 
