@@ -40,7 +40,7 @@ Floats = NDArray[np.float64]
 EARLY_STOPPING_FROM = 10_000
 """Rows from which ``early_stopping="auto"`` holds some out, as scikit-learn's histogram boosting does."""
 
-LBFGS_UP_TO = 300
+LBFGS_UP_TO = 1000
 """Distinct training rows up to which ``optimizer="auto"`` is LBFGS."""
 
 _ONE_FIT = threading.RLock()
@@ -177,11 +177,10 @@ class _KANEstimator(BaseEstimator):
         """A classifier learns its temperature here."""
 
     def _importances(self, rows: TableBatch) -> Floats:
-        x = rows.x.double()
-        score = "attribution" if self.model == "kan" else "sensitivity"
-        return normalised(
-            column_scores(self.module_, x, score=score, y=rows.y, weight=rows.weight.double(), task=self.task_)
+        scores = column_scores(
+            self.module_, rows.x.double(), score="sensitivity", weight=rows.weight.double(), task=self.task_
         )
+        return normalised(scores)
 
     def _split(
         self, x: Floats, y: Floats, weight: Floats, eval_rows: Any, seed: int
@@ -377,7 +376,7 @@ class KANClassifier(ClassifierMixin, _KANEstimator):
             classes it is the probability of the second.
         max_epochs: Passes over the rows at most.
         optimizer: ``"lbfgs"`` sees all rows at once and needs few passes, ``"adam"`` scales; ``"auto"``: LBFGS up to
-            300 distinct rows.
+            1000 distinct rows.
         batch_size: Rows per step of Adam; ``"auto"``: see `kan_tabular.batches.batch_size_for`.
         lr: The highest learning rate.
         alpha: Strength of the prior, as the L2 term of scikit-learn's networks divided by the number of rows.
@@ -396,7 +395,8 @@ class KANClassifier(ClassifierMixin, _KANEstimator):
         encoder_: How the table is encoded.
         module_: The network: encoded rows to logits, float64, on the CPU.
         temperature_: What logits are divided by; 1 when no rows were held out.
-        feature_importances_: Per column of the table, not negative, sum 1.
+        feature_importances_: Per column of the table, not negative, sum 1: mean size of the answer's derivative, see
+            `kan_tabular.scores` (``"sensitivity"``).
         history_: Losses of each epoch.
         best_epoch_: The epoch whose weights are kept, from 1.
         n_iter_: Epochs trained.
