@@ -38,8 +38,8 @@ TWINS: dict[str, dict[str, Any]] = {
     "mlp-spline": {"model": "mlp-spline", "optimizer": "adam", "hidden": (32,)},
     "mlp-ple": {"model": "mlp-ple", "optimizer": "adam", "hidden": (32,)},
 }
-"""MLPs as deep as the KAN, by the arguments of the estimator; the first two are its own code with linear edges. They keep
-Adam on small tables too, where the KAN takes LBFGS: in pilots LBFGS served the KAN better and the MLPs worse."""
+"""MLPs as deep as the KAN, by the arguments of the estimator; the first two are its own code with linear edges. They
+keep Adam on small tables too, where the KAN takes LBFGS: in pilots LBFGS served the KAN better and the MLPs worse."""
 
 KANS: dict[str, dict[str, Any]] = {"kan": {}, "kan-additive": {"hidden": ()}, "kan-ensemble": {}}
 """The ensemble is the mean answer of `MEMBERS` KANs with their defaults, which differ in their seeds."""

@@ -73,12 +73,14 @@ class Scores:
 
 
 def scores_of(est: Any) -> Scores:
-    """The network of a fitted estimator with the units of its answers.
+    """The network of a fitted estimator with the units of its answers; what is that already passes through.
 
     Raises:
         KANError: For another object than a `KANClassifier` or `KANRegressor`.
         NotFittedError: Before ``fit``.
     """
+    if isinstance(est, Scores):
+        return est
     if not isinstance(est, KANClassifier | KANRegressor):
         raise KANError(f"expected a fitted KANClassifier or KANRegressor, got {type(est).__name__}")
     check_is_fitted(est)
@@ -92,7 +94,9 @@ def scores_of(est: Any) -> Scores:
 
 
 def _encoded(est: Any, X: Any) -> Floats:
-    """Rows as the network sees them, with the checks of the estimator's ``predict``."""
+    """Rows as the network sees them, with the checks of the estimator's ``predict``; those for `Scores` are already."""
+    if isinstance(est, Scores):
+        return np.asarray(X, dtype=np.float64)
     return np.asarray(est._encode(X).numpy())
 
 
@@ -118,7 +122,7 @@ def feature_curves(
     values x_ij (`kind` is ``"partial dependence"``; scikit-learn's ``partial_dependence(method="brute")``, centred).
 
     Args:
-        est: A fitted `KANClassifier` or `KANRegressor`.
+        est: A fitted `KANClassifier` or `KANRegressor`; or `Scores`, and then the rows of `X` are encoded ones.
         X: Rows to average over, and to take shares from; an additive model needs none.
         features: Names or positions of the columns to show; None for all.
         points: Values of a numeric column: even steps of its scaled value over the training range, and both its ends.
