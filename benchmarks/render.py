@@ -431,8 +431,7 @@ def selection(result: dict[str, Any]) -> str:
         lines.append(line)
     chance = [f"{rows[0]['relevant'] / rows[0]['columns']:.2f}" for rows in synthetic.values()]
     return (
-        text
-        + "\nTables with known columns that matter, 3 draws each: precision among as many columns as matter, in "
+        text + "\nTables with known columns that matter, 3 draws each: precision among as many columns as matter, in "
         "brackets precision and recall of what scores above shuffled copies:\n\n"
         + table(["selector", *names], [*lines, ["random", *chance]])
     )
