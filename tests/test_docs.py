@@ -26,7 +26,7 @@ APPS = {
 RUNS = {
     "outputs/vision/cells-ukan_small/checkpoints/best.ckpt": "configs/vision/mask_folder.yaml",
     "outputs/audio/my-run/checkpoints/best.ckpt": "configs/audio/spoof_fsdd.yaml",
-    "outputs/tabular/breast_cancer-kan/checkpoints/best.ckpt": "packages/kan-tabular/src/kan_tabular/configs/default.yaml",
+    "outputs/tabular/breast_cancer-kan/checkpoints/best.ckpt": "configs/tabular/breast_cancer.yaml",
 }
 # What commands write, and what their user has elsewhere or makes while following the page.
 ELSEWHERE = ("outputs/", "dist/", "~/", "apps/train_wine.py")

@@ -152,9 +152,14 @@ def test_every_shipped_config_trains_and_tests(path, tmp_path, shared_data):
     prepared = "# Prepare:" in path.read_text()
     root = [f"--data.root={shared_data('adult').parent}"] if prepared else []
     few = [f"--trainer.limit_{part}_batches=2" for part in ("train", "val", "test")]
-    assert main(["--config", str(path), *root, "--trainer.max_epochs=1", "--name=run", *few, *QUIET]) == 0
+    # one configuration of each kind of task looks for the twin's width, which takes most of the time
+    twin = path.stem in ("adult", "diabetes", "hea_phase")
+    own = ["--trainer.max_epochs=1", "--name=run", *few, *QUIET, *([] if twin else ["--twin=none"])]
+    assert main(["--config", str(path), *root, *own]) == 0
     summary = summary_of(tmp_path / "outputs" / "tabular" / "run")
-    assert summary["twin"]["parameters"] == pytest.approx(summary["parameters"], rel=0.05)
+    assert np.isfinite(summary["metrics"]["test/loss"])
+    if twin:
+        assert summary["twin"]["parameters"] == pytest.approx(summary["parameters"], rel=0.05)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -169,7 +174,7 @@ def test_every_shipped_config_says_how_to_run_it(path):
 
 @pytest.mark.slow
 def test_a_large_table_takes_bounded_memory(tmp_path):
-    """200,000 rows of 50 columns, 70 MB of text, in a process of its own."""
+    """200,000 rows of 50 columns, 70 MB of text, in a process of its own; of the epoch a few batches."""
     cells = np.random.default_rng(0).integers(48, 58, size=(ROWS, 50, 7), dtype=np.uint8)
     label = cells[:, 0, 1] > 52
     cells[:, :, 0], cells[:, :, -1], cells[:, -1, -1] = ord("."), ord(","), ord("\n")
@@ -182,7 +187,7 @@ def test_a_large_table_takes_bounded_memory(tmp_path):
         "import resource, sys\n"
         "from kan_tabular.cli import main\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\n"
-        "short = ['--trainer.max_epochs=1', '--twin=none', *sys.argv[1:]]\n"
+        "short = ['--trainer.max_epochs=1', '--trainer.limit_train_batches=20', '--twin=none', *sys.argv[1:]]\n"
         "assert main(['fit', '--name=warm', *short]) == 0\n"
         "before = peak()\n"
         "assert main(['fit', '--data.file=large.csv', '--data.target=y', '--name=large', *short]) == 0\n"

@@ -136,7 +136,9 @@ class TestContents:
         assert required["export"] == {"onnx", "onnxscript", "onnxruntime"}
         assert {"lightning", "jsonargparse", "matplotlib"} <= required["lightning"]
 
-    @pytest.mark.parametrize(("domain", "own"), [("kan_vision", "timm"), ("kan_audio", "torchaudio"), ("kan_tabular", "pandas")])
+    @pytest.mark.parametrize(
+        ("domain", "own"), [("kan_vision", "timm"), ("kan_audio", "torchaudio"), ("kan_tabular", "pandas")]
+    )
     def test_a_domain_needs_kan_core_by_version_and_no_other_domain(self, wheel, domain, own):
         required = requirements(wheel(domain))[""]
         assert {"kan-core", "torch", own} <= required
