@@ -45,10 +45,8 @@ KANS: dict[str, dict[str, Any]] = {
     "kan": {},
     "kan-additive": {"hidden": ()},
     "kan-ensemble": {},
-    "kan-deep-ensemble": {"hidden": (64, 64), "lr": 5e-3},
 }
-"""An ensemble is the mean answer of `MEMBERS` KANs that differ in their seeds: with the defaults; or with two hidden
-layers, a size chosen among six on held-out training rows of california-housing."""
+"""The ensemble is the mean answer of `MEMBERS` KANs with their defaults, which differ in their seeds."""
 
 MEMBERS = 5
 
