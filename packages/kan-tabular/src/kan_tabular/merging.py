@@ -32,4 +32,6 @@ def merge_rows(x: Floats, y: Floats, weight: Floats) -> tuple[Floats, Floats, Fl
         values, codes = np.unique(column, return_inverse=True)
         rank = np.unique(rank * len(values) + codes, return_inverse=True)[1]
     distinct, first = np.unique(rank, return_index=True)
-    return x[first], y[first], np.bincount(rank, weights=weight, minlength=len(distinct))
+    total = np.zeros(len(distinct))
+    np.add.at(total, rank, weight)
+    return x[first], y[first], total

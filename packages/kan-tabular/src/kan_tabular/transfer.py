@@ -76,7 +76,7 @@ def transfer(
     frame = align(X, source)
     rows = None if eval_set is None else (_quietly_aligned(eval_set[0], source), eval_set[1])
     # where `fit` makes an encoder and a new network, the source's come in
-    target._make_encoder = partial(_encoder, source.encoder_)
+    target._make_encoder = partial(_encoder, cast(Any, source).encoder_)
     target._prepare = partial(_start_from, source, freeze)
     try:
         target.fit(frame, y, sample_weight, eval_set=rows)
