@@ -121,10 +121,14 @@ def test_every_shipped_config_trains_and_tests(path, shared_data, tmp_path):
     root = shared_data("fsdd").parent
     few = [f"--trainer.limit_{part}_batches=2" for part in ("train", "val", "test")]
     few += ["--data.max_utterances=60"] if "max_utterances" in path.read_text().partition("data:")[2] else []
+    # one configuration of each task looks for the twin's width, which takes most of the time
+    twin = path.stem in ("spoof_fsdd", "slu_barista")
+    few += [] if twin else ["--twin=none"]
     code = main(["--config", str(path), f"--data.root={root}", "--trainer.max_epochs=1", "--name=run", *few, *QUIET])
     assert code == 0
     summary = json.loads((tmp_path / "outputs" / "audio" / "run" / "summary.json").read_text())
-    assert summary["twin"]["parameters"] == pytest.approx(summary["parameters"], rel=0.05)
+    if twin:
+        assert summary["twin"]["parameters"] == pytest.approx(summary["parameters"], rel=0.05)
     assert summary["parameters"] <= 500_000
 
 

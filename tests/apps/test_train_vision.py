@@ -158,13 +158,16 @@ def test_every_shipped_config_trains_and_tests(path, tmp_path, monkeypatch):
     ]
     if path.stem.endswith("_mnist"):
         args += ["--data.val_size", "20"]
+    # one configuration of each network looks for the twin's width, which takes most of the time
+    twin = path.stem in ("digits_kan_mlp", "kanconv_mnist", "vikan_mnist", "ukan_dsb2018", "unet_dsb2018")
+    args += [] if twin else ["--twin", "none"]
     assert main(args) == 0
     summary = json.loads((tmp_path / "outputs" / "vision" / "run" / "summary.json").read_text())
     assert summary["parameters"] <= (2_000_000 if path.stem in LARGER else 500_000)
     if path.stem == "unet_dsb2018":
         assert summary["twin"] is None
         assert summary["parameters"] == pytest.approx(1_848_633, rel=0.01)  # U-KAN's
-    else:
+    elif twin:
         assert summary["twin"]["parameters"] == pytest.approx(summary["parameters"], rel=0.05)
 
 

@@ -293,7 +293,7 @@ def test_layers():
 
 
 # Others differ from these in where they look for the argument, or not at all.
-COMPILED = ["bspline-clamp", "knots-clamp", "rbf", "rswaf", "relu-kan", "polynomial-tanh", "fourier"]
+COMPILED = ["bspline-clamp", "knots-clamp", "rbf", "polynomial-tanh", "fourier"]
 SPEC = {
     "bspline-clamp": "bspline(edge='clamp')",
     "knots-clamp": "bspline(edge='clamp', grid_eps=0)",
