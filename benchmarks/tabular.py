@@ -56,6 +56,7 @@ def arguments_of(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--tracks", nargs="+", choices=TRACKS, help="default D P; of the control D P B")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--only", type=int, nargs="+", help="fit these seeds now, and write no report")
+    parser.add_argument("--report", action="store_true", help="of the finished fits, and fit nothing")
     parser.add_argument("--folds", type=int, default=5, help="where there is no official test file")
     parser.add_argument("--trials", type=int, default=8, help="of the random search of track B")
     parser.add_argument("--control", action="store_true", help="fit on shuffled labels, and fail if not at chance")
@@ -107,6 +108,7 @@ def report(arguments: argparse.Namespace, rows: Rows) -> dict[str, Any]:
         return (
             (row["labels"] == "shuffled") == arguments.control
             and row["set"] in arguments.sets
+            and row["model"] in arguments.models
             and row["track"] in arguments.tracks
             and row["seed"] in arguments.seeds
             and row["folds"] == arguments.folds
@@ -123,7 +125,8 @@ def main(words: list[str] | None = None) -> int:
         problems = [load(name, arguments.root) for name in arguments.sets]
         plan = Plan(arguments.folds, arguments.trials, arguments.control)
         rows = Rows(arguments.rows)
-        fit_missing(arguments, problems, plan, rows)
+        if not arguments.report:
+            fit_missing(arguments, problems, plan, rows)
     except KANError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
