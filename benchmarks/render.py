@@ -469,8 +469,8 @@ def hea(result: dict[str, Any]) -> str:
     head = ["target", "folds", "model", "score", "RMSE", "lead over the forest, folds won", "parameters", "s per fit"]
     return (
         f"Seeds {result['rows'][0]['seeds']}, {result['folds']} folds each, spread over seeds. `formula`: no alloy on "
-        "both sides; `random`: for scale. No choice was made on these data; seconds were taken beside other work.\n\n"
-        + table(head, rows)
+        "both sides; `random`: for scale. The MLP has Adam for pilots on these data; "
+        "seconds were taken beside other work.\n\n" + table(head, rows)
     )
 
 
