@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import difflib
 from collections.abc import Callable
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
@@ -57,6 +58,21 @@ class Registry(Generic[T]):
                 raise KANError(f"unknown {self.kind} {name!r}: choose one of {', '.join(self.names())}")
             self._factories.setdefault(name, self._entries[name].load())
         return self._factories[name]
+
+    def create(self, name: str, **kwargs: Any) -> T:
+        """Call the factory called `name`.
+
+        Raises:
+            KANError: When the name is unknown, with those that are near, or the arguments do not fit.
+        """
+        if name not in self.names():
+            near = difflib.get_close_matches(name, self.names(), n=3)
+            hint = f"did you mean {' or '.join(near)}? " if near else ""
+            raise KANError(f"unknown {self.kind} {name!r}: {hint}choose one of {', '.join(self.names())}")
+        try:
+            return self.factory(name)(**kwargs)
+        except TypeError as error:
+            raise KANError(f"{self.kind} {name!r} refuses its arguments: {error}") from None
 
     def build(self, spec: str) -> T:
         """Call the factory that `spec` names with the literal arguments it carries.

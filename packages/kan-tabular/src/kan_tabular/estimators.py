@@ -546,49 +546,6 @@ class KANRegressor(RegressorMixin, _KANEstimator):
         target_scale_: What it is divided by, ``(targets,)``.
     """
 
-    def __init__(
-        self,
-        *,
-        model: str = "kan",
-        hidden: Sequence[int] | None = None,
-        layer: str | None = None,
-        model_kwargs: Mapping[str, Any] | None = None,
-        categorical_features: CategoricalFeatures = "from_dtype",
-        monotone: Mapping[str, int] | Sequence[int] | None = None,
-        max_epochs: int = 40,
-        optimizer: Literal["auto", "adam", "lbfgs"] = "auto",
-        batch_size: int | Literal["auto"] = "auto",
-        lr: float = 1e-2,
-        alpha: float = 3.0,
-        smoothness: float | Literal["auto"] = "auto",
-        early_stopping: bool | Literal["auto"] = "auto",
-        validation_fraction: float = 0.1,
-        patience: int = 10,
-        random_state: int | np.random.RandomState | None = None,
-        accelerator: str = "cpu",
-        verbose: bool = False,
-    ) -> None:
-        super().__init__(
-            model=model,
-            hidden=hidden,
-            layer=layer,
-            model_kwargs=model_kwargs,
-            categorical_features=categorical_features,
-            monotone=monotone,
-            max_epochs=max_epochs,
-            optimizer=optimizer,
-            batch_size=batch_size,
-            lr=lr,
-            alpha=alpha,
-            smoothness=smoothness,
-            early_stopping=early_stopping,
-            validation_fraction=validation_fraction,
-            patience=patience,
-            random_state=random_state,
-            accelerator=accelerator,
-            verbose=verbose,
-        )
-
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
