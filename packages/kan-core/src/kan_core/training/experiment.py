@@ -150,13 +150,18 @@ class Experiment:
         path = self.folder.path
         outcome = self._outcome(self.task, path, stopwatches[0], stage)
         other = None if twin is None else self._outcome(twin, path / "twin", stopwatches[1], stage)
-        baseline = self.task.trivial_baseline(self.datamodule) if stage == "test" else {}
-        summary = write_summary(path / "summary.json", outcome, other, baseline, self.task, device)
-        heads, rows = result_table(outcome, other, baseline, self.config.twin)
+        baselines = self._baselines() if stage == "test" else {}
+        summary = write_summary(path / "summary.json", outcome, other, baselines, self.task, device)
+        heads, rows = result_table(outcome, other, baselines, self.config.twin)
         sentence = verdict(outcome, other)
         write_report(path, self.task, self.datamodule, summary, heads, rows, sentence, tested=stage == "test")
         title = f"{outcome.task} on {outcome.dataset}, seed {outcome.seed}"
         print_outcome(path, title, heads, rows, sentence)
+
+    def _baselines(self) -> dict[str, dict[str, float]]:
+        """Test metrics of what needs no training: the task's trivial answer first."""
+        trivial = self.task.trivial_baseline(self.datamodule)
+        return ({"trivial": trivial} if trivial else {}) | self.task.other_baselines(self.datamodule)
 
     def _outcome(self, task: Task, folder: Path, stopwatch: Stopwatch, stage: str) -> Outcome:
         best = folder / CHECKPOINTS / "best.ckpt"

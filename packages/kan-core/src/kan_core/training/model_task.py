@@ -40,6 +40,11 @@ class ModelTask(Task):
             )
 
     @property
+    def named_net(self) -> nn.Module:
+        """The network that was made by name: `net`, or what is inside it."""
+        return self.net
+
+    @property
     def model_name(self) -> str:
         """The model, and its kind of layer where that was chosen: ``kan_mlp_small[rbf]``."""
         layer = (self.hparams["model_kwargs"] or {}).get("layer")
@@ -55,7 +60,7 @@ class ModelTask(Task):
         What ordinary means is the model's to say, in ``twin_kwargs``; by default it is ``layer="linear"``.
         """
         kwargs = dict(self.hparams["model_kwargs"] or {})
-        ordinary = twin_kwargs(self.net, kwargs)
+        ordinary = twin_kwargs(self.named_net, kwargs)
         if _given(ordinary) == _given(kwargs):
             raise KANError(f"--twin {by}: this model has ordinary layers already; use --twin none")
         size = count_flops(self.net, self.example_input_array) if by == "flops" else count_parameters(self.net)

@@ -76,13 +76,19 @@ class Outcome:
 
 
 def write_summary(
-    path: Path, outcome: Outcome, twin: Outcome | None, baseline: Mapping[str, float], task: Task, device: str
+    path: Path,
+    outcome: Outcome,
+    twin: Outcome | None,
+    baselines: Mapping[str, Mapping[str, float]],
+    task: Task,
+    device: str,
 ) -> dict[str, Any]:
     """Write summary.json and return its content. Numbers that are not finite become null."""
     summary = {
         **outcome.as_json(),
         "twin": twin.as_json() if twin else None,
-        "baseline": dict(baseline),
+        "baseline": dict(baselines.get("trivial", {})),
+        "other_baselines": {name: dict(metrics) for name, metrics in baselines.items() if name != "trivial"},
         "versions": versions(task),
         "device": device,
     }
@@ -139,7 +145,7 @@ def verdict(outcome: Outcome, twin: Outcome | None) -> str:
 
 
 def result_table(
-    outcome: Outcome, twin: Outcome | None, baseline: Mapping[str, float], matched_by: str
+    outcome: Outcome, twin: Outcome | None, baselines: Mapping[str, Mapping[str, float]], matched_by: str
 ) -> tuple[list[str], list[list[str]]]:
     """Column heads, and rows of a label and one cell per column: metrics, the headline first, then sizes and times.
 
@@ -154,9 +160,9 @@ def result_table(
     rows.append(["FLOPs per sample", *(_number(result.flops_per_sample, ",") for result in results)])
     rows.append(["seconds per epoch", *(_number(result.epoch_seconds, ".3g") for result in results)])
     rows.append(["training samples/s", *(_number(result.samples_per_second, ",.0f") for result in results)])
-    if baseline:
-        heads.append("trivial")
-        rows = [[*row, _number(baseline.get(row[0]), ".4f")] for row in rows]
+    for name, metrics in baselines.items():
+        heads.append(name)
+        rows = [[*row, _number(metrics.get(row[0]), ".4f")] for row in rows]
     return heads, rows
 
 

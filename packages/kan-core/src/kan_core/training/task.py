@@ -71,6 +71,13 @@ class Task(pl.LightningModule):
         """
         return {}
 
+    def other_baselines(self, datamodule: pl.LightningDataModule) -> dict[str, dict[str, float]]:
+        """More answers that cost next to nothing, by name, such as a linear one in closed form: their test metrics.
+
+        As `trivial_baseline`; by default there are none.
+        """
+        return {}
+
     def figures(self, datamodule: pl.LightningDataModule) -> Iterator[tuple[str, Figure]]:
         """Named figures of the trained task, best weights loaded, in evaluation mode on the CPU.
 

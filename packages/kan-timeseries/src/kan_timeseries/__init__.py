@@ -1,0 +1,1 @@
+"""Kolmogorov-Arnold Networks for time series: forecasting, human activity recognition, radar detection."""
