@@ -283,7 +283,7 @@ def latency(case: Case, model: str) -> float:
 def streaming(case: Case) -> float:
     """Real-time factor of the window KAN: an answer every half second, samples arriving in eights."""
     task = make_task(case, "kan-window", case.recordings, round(WINDOW_SECONDS * case.rate)).eval()
-    signal = np.concatenate([r.x for r in case.recordings])[: round(60 * case.rate)]
+    signal = np.concatenate([r.x for r in case.recordings])[: round(30 * case.rate)]
     return real_time_factor(ActivityStream(task, step=max(1, round(case.rate / 2))), signal)
 
 

@@ -9,7 +9,8 @@ cells, simulated:
 
 - plain: exponential noise, a block of 8 x 3 cells, all of it inside;
 - mixed: the noise level unknown, K clutter of shape 1 to 20, ellipses of 5 to 16 by 2 to 8 cells, turned by up to 45
-  degrees, at least half of their length and of their width inside.
+  degrees, at least half of their length and of their width inside;
+- few: as mixed, with 500 training segments of each class instead of 8,000.
 
 Learned detectors see 16 bins between the segment's least and greatest power, with targets of 0 to 15 dB in equal
 shares: kan-0 (additive), kan-4 ([16, 4, 1]), mlp (as many parameters as kan-4) and logistic regression. "ring" is the
@@ -56,6 +57,8 @@ SCENES = {
         target=Target(length=(5, 16), width=(2, 8), outline="ellipse", rotation=45.0, inside=0.5),
     ),
 }
+SCENES["few"] = SCENES["mixed"]
+FEW = 500
 BINS = SegmentFeatures(bins=16)
 WITH_RING = SegmentFeatures(bins=16, mode="equiprobable", ring=RING, scalars=("level", "skewness", "kurtosis"))
 _CHUNK = 4000
@@ -130,9 +133,9 @@ def learned(features: SegmentFeatures, x: Floats, y: NDArray[np.bool_], seed: in
         options = {"kan-4, ring": options["kan-4"]}
     found: dict[str, tuple[Scorer, Row]] = {}
     for name, own in options.items():
-        start = time.perf_counter()
+        start = time.process_time()
         detector = RadarDetector(features, seed=seed, **own).fit(x, y)
-        seconds = time.perf_counter() - start
+        seconds = time.process_time() - start
         found[name] = (
             detector.score_features,
             {
@@ -140,14 +143,14 @@ def learned(features: SegmentFeatures, x: Floats, y: NDArray[np.bool_], seed: in
                 "fit_seconds": seconds,
             },
         )
-    start = time.perf_counter()
+    start = time.process_time()
     linear = make_pipeline(StandardScaler(), LogisticRegression(C=1e6, max_iter=2000)).fit(features(x), y)
     name = "logistic, ring" if features is WITH_RING else "logistic"
     found[name] = (
         linear.decision_function,
         {
             "parameters": inputs + 1,
-            "fit_seconds": time.perf_counter() - start,
+            "fit_seconds": time.process_time() - start,
         },
     )
     return found
@@ -181,8 +184,9 @@ def best_guard(scene: Scene, rng: np.random.Generator, count: int) -> int:
 def run(case: str, seed: int, train: int, held_out: int, test: int) -> list[Row]:
     """All detectors on one case; every set of segments is drawn for its purpose alone."""
     scene = SCENES[case]
+    train = min(train, FEW) if case == "few" else train
     streams = iter(np.random.default_rng([seed, list(SCENES).index(case)]).spawn(16))
-    guard = best_guard(scene, next(streams), max(1000, train // 4))
+    guard = best_guard(scene, next(streams), max(500, train // 4))
     rng = next(streams)
     x = np.concatenate([scene.draw(rng, train, False), scene.draw(rng, train, True)])
     y = np.repeat([False, True], train)
@@ -222,7 +226,13 @@ def table(rows: list[Row], case: str) -> list[str]:
     return lines + [verdict(rows, case, *pair) for pair in PAIRS]
 
 
-PAIRS = (("kan-0", "logistic"), ("kan-4", "logistic"), ("kan-4", "mlp"), ("kan-4, ring", "logistic, ring"))
+PAIRS = (
+    ("kan-0", "logistic"),
+    ("kan-4", "logistic"),
+    ("kan-0", "mlp"),
+    ("kan-4", "mlp"),
+    ("kan-4, ring", "logistic, ring"),
+)
 
 
 def verdict(rows: list[Row], case: str, kan: str, other: str) -> str:
@@ -252,16 +262,16 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    start, rows = time.perf_counter(), []
+    start, rows = time.process_time(), []
     for case in options.cases:
         for seed in options.seeds:
             rows += run(case, seed, options.train, options.held_out, options.test)
         print(*table(rows, case), "", sep="\n", flush=True)
     sizes = {"train": options.train, "held_out": options.held_out, "test": options.test}
-    seconds = time.perf_counter() - start
-    head = {"machine": machine(), "pfa": PFA, "segments": sizes, "seconds": round(seconds, 1)}
+    seconds = time.process_time() - start
+    head = {"machine": machine(), "pfa": PFA, "segments": sizes, "cpu_seconds": round(seconds, 1)}
     write_json(options.output, {**head, "rows": rows})
-    print(f"{seconds:.0f} s; written to {options.output}")
+    print(f"{seconds:.0f} s of CPU; written to {options.output}")
 
 
 if __name__ == "__main__":

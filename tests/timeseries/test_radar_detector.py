@@ -17,8 +17,18 @@ from sklearn.linear_model import LogisticRegression
 from kan_core.compare import count_parameters
 from kan_core.errors import KANError
 from kan_timeseries.radar import (
-    Box, RadarDetector, Scene, SegmentFeatures, Target, box_scores, calibrate, clopper_pearson, iou, merge, slide,
-)  # fmt: skip
+    Box,
+    RadarDetector,
+    Scene,
+    SegmentFeatures,
+    Target,
+    box_scores,
+    calibrate,
+    clopper_pearson,
+    iou,
+    merge,
+    slide,
+)
 from kan_timeseries.radar.detector import DetectorNetwork
 from kan_timeseries.radar.expression import Expression, agreement, to_expression
 from kan_timeseries.radar.field import cut, read_recording
@@ -47,7 +57,7 @@ def fitted():
 
 @pytest.fixture(scope="module")
 def expression(fitted):
-    return to_expression(fitted, *pair(400, 0))
+    return to_expression(fitted, *pair(1500, 16))
 
 
 @pytest.mark.parametrize(
@@ -319,10 +329,11 @@ def test_text_python_json_and_c_are_the_same_numbers(fitted, expression, tmp_pat
     np.testing.assert_allclose(c, text, atol=1e-6)
 
 
-def test_expression_of_a_hidden_layer_nests():
-    detector = RadarDetector(SegmentFeatures(bins=4), hidden=2, iterations=6).fit(*pair(150, 0))
+def test_expression_of_a_hidden_layer_nests(monkeypatch):
+    monkeypatch.setattr("kan_timeseries.radar.expression._ROUNDS", 5)
+    detector = RadarDetector(SegmentFeatures(bins=4), hidden=2, iterations=3).fit(*pair(60, 0))
     detector.calibrate(draw(500, False, 1), 0.05)
-    own = to_expression(detector, *pair(150, 0))
+    own = to_expression(detector, *pair(60, 0))
     h = detector.features(pair(10, 15)[0])
     names = {"sqrt": math.sqrt, "log": math.log, "exp": math.exp, "tanh": math.tanh}
     text = [eval(own.to_text(), names | dict(zip(own.inputs, row, strict=True))) for row in h.tolist()]

@@ -7,7 +7,7 @@ numbers per window; padding changes nothing. What is undefined for a constant ch
 from __future__ import annotations
 
 import math
-from itertools import pairwise
+from itertools import combinations, pairwise
 from typing import NamedTuple
 
 import torch
@@ -167,7 +167,7 @@ def physical_names(channels: list[str], rate: float) -> list[str]:
         names += [f"mean of tenth {i + 1} {axis}" for i in range(10) for axis in axes]
         names += [f"gravity {when} {axis}" for when in _GRAVITY for axis in axes]
         names += [f"gravity {what} {four[3]}" for what in ("path", "turn", "largest step")]
-        names += [f"correlation {four[i]} {four[j]}" for i in range(4) for j in range(i + 1, 4)]
+        names += [f"correlation {four[i]} {four[j]}" for i, j in combinations(range(4), 2)]
         names += [f"time of {share:.0%} of the motion {four[3]}" for share in _MOTION]
     return [*names, "log duration"]
 
@@ -271,8 +271,7 @@ def _correlations(four: _View) -> Tensor:
     covariance = centred.transpose(1, 2) @ centred / four.samples[:, :, None]
     std = (covariance.diagonal(dim1=1, dim2=2) + 1e-6).sqrt()
     correlation = covariance / (std[:, :, None] * std[:, None])
-    first, second = torch.triu_indices(4, 4, 1).tolist()
-    return correlation[:, first, second]
+    return torch.stack([correlation[:, i, j] for i, j in combinations(range(4), 2)], dim=1)
 
 
 def _timing(axes: _View) -> Tensor:

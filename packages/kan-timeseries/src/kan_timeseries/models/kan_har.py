@@ -26,7 +26,7 @@ LITERAL_LAYERS = (
 """The two layers of the paper's code."""
 
 _ROWS, _CHUNK = 512, 32
-"""Windows whose statistics are computed at once: of one length, and of many."""
+"""Windows whose statistics are computed at once: of all training windows, and of a batch of unlike lengths."""
 
 
 @CLASSIFIERS.register("kan_har")
@@ -118,12 +118,11 @@ class KanHAR(nn.Module):
     def extract(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Statistics of windows, ``(B, F)``, not yet standardised.
 
-        Windows of like length are taken together, so that a batch does not cost what its longest recording costs, and
-        only some at a time, so that all training windows can be given at once.
+        Windows of like length are taken together, so that a batch does not cost what its longest recording costs.
         """
         check_window(x, self.num_samples, self.channels)
         if mask is None or bool(mask.all()):
-            return torch.cat([self._statistics(part, None) for part in torch.split(x, _ROWS)])
+            return self._statistics(x, None)
         length = mask.sum(dim=1)
         order = length.argsort()
         parts = [self._statistics(x[i, : length[i[-1]]], mask[i, : length[i[-1]]]) for i in torch.split(order, _CHUNK)]
@@ -137,7 +136,10 @@ class KanHAR(nn.Module):
 
     def fit_statistics(self, x: Tensor, mask: Tensor | None = None) -> None:
         """Take mean and deviation of the statistics from training windows; a constant one is left as it is."""
-        self.standardise_by(self.extract(x, mask))
+        masks = [None] * len(x) if mask is None else torch.split(mask, _ROWS)
+        self.standardise_by(
+            torch.cat([self.extract(*part) for part in zip(torch.split(x, _ROWS), masks, strict=False)])
+        )
 
     @torch.no_grad()
     def standardise_by(self, features: Tensor) -> None:

@@ -108,7 +108,7 @@ class TimeKAN(nn.Module):
             scales.append(self._lifted(standardised(past), index))
         for block in self.blocks:
             scales = block(scales)
-        y = self._read(scales[0]).reshape(len(past), self.channels, -1, self.horizon).permute(0, 3, 1, 2)
+        y = self._read(scales[0]).reshape(-1, self.channels, self.head.out_features, self.horizon).permute(0, 3, 1, 2)
         if not self.affines:
             return y
         finest = self.affines[0]

@@ -362,7 +362,8 @@ def _refit(symbolic: _Symbolic, x: Tensor, logits: Tensor, threshold: float) -> 
     weights = weights / weights.sum()
 
     def loss() -> Tensor:
-        return (weights * (symbolic(x).squeeze(-1) - logits).square()).sum()
+        error: Tensor = symbolic(x).squeeze(-1) - logits
+        return (weights * error.square()).sum()
 
     for _ in range(3):
         minimise(list(symbolic.parameters()), loss, _ROUNDS)

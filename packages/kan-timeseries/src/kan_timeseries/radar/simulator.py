@@ -61,7 +61,7 @@ class Target:
     def weights(
         self, rng: np.random.Generator, count: int, rows: int, columns: int, margin: tuple[int, int] = (0, 0)
     ) -> Floats:
-        """The weights w of `count` targets at random places, ``(count, rows, columns)`` and the margins; 0 off the target.
+        """The weights w of targets at random places: ``(count, rows, columns)`` and the margins; 0 off the target.
 
         Args:
             rng: The source of chance.
