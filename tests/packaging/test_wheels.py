@@ -16,7 +16,13 @@ from .conftest import NO_UV, UV, run, run_uv
 
 pytestmark = pytest.mark.slow
 
-PACKAGES = {"kan_core": "kan-core", "kan_vision": "kan-vision", "kan_audio": "kan-audio", "kan_tabular": "kan-tabular"}
+PACKAGES = {
+    "kan_core": "kan-core",
+    "kan_vision": "kan-vision",
+    "kan_audio": "kan-audio",
+    "kan_tabular": "kan-tabular",
+    "kan_timeseries": "kan-timeseries",
+}
 
 USE_CORE = """
 import torch
@@ -85,6 +91,25 @@ assert (KANRegressor.load("model").predict(X) == model.predict(X)).all()
 assert KANClassifier(random_state=0).fit(X, y > 0.5).score(X, y > 0.5) > 0.8
 """
 
+USE_TIMESERIES = """
+import importlib.util, kan_timeseries, numpy as np, pandas as pd
+from pathlib import Path
+from kan_timeseries import KANForecaster
+
+assert "site-packages" in Path(kan_timeseries.__file__).parts, kan_timeseries.__file__
+for other in ("timm", "torchvision", "torchaudio", "pyarrow"):
+    assert importlib.util.find_spec(other) is None, other
+ds = pd.date_range("2024-01-01", periods=240, freq="h")
+df = pd.concat([pd.DataFrame({"unique_id": s, "ds": ds, "y": np.sin(np.arange(240) / 24 * 6.2832 + i)}) for i, s in enumerate("ab")])
+model = KANForecaster(h=6, input_size=24, max_steps=20).fit(df)
+found = model.predict()
+assert list(found.columns[:2]) == ["unique_id", "ds"] and len(found) == 12
+model.save("model")
+assert KANForecaster.load("model").predict().equals(found)
+table = model.cross_validation(df, n_windows=2, step_size=6)
+assert {"unique_id", "ds", "cutoff", "y"} <= set(table.columns) and len(table) == 24
+"""
+
 
 def metadata(wheel: Path) -> email.message.Message:
     """The wheel's METADATA."""
@@ -137,7 +162,13 @@ class TestContents:
         assert {"lightning", "jsonargparse", "matplotlib"} <= required["lightning"]
 
     @pytest.mark.parametrize(
-        ("domain", "own"), [("kan_vision", "timm"), ("kan_audio", "torchaudio"), ("kan_tabular", "pandas")]
+        ("domain", "own"),
+        [
+            ("kan_vision", "timm"),
+            ("kan_audio", "torchaudio"),
+            ("kan_tabular", "pandas"),
+            ("kan_timeseries", "statsmodels"),
+        ],
     )
     def test_a_domain_needs_kan_core_by_version_and_no_other_domain(self, wheel, domain, own):
         required = requirements(wheel(domain))[""]
@@ -209,3 +240,13 @@ class TestCleanEnvironment:
         result = run([python.with_name("kan-tabular"), "--print_config"], tmp_path)
         assert result.returncode == 0, result.stderr
         assert "kan_tabular.data.TableData" in result.stdout
+
+    def test_kan_timeseries_forecasts_without_the_libraries_of_other_domains(
+        self, wheel, wheels, environment, tmp_path
+    ):
+        python = environment("--find-links", wheels, wheel("kan_timeseries"))
+        result = run([python, "-c", USE_TIMESERIES], tmp_path)
+        assert result.returncode == 0, result.stderr
+        result = run([python.with_name("kan-timeseries"), "--print_config"], tmp_path)
+        assert result.returncode == 0, result.stderr
+        assert "kan_timeseries.data.ForecastData" in result.stdout

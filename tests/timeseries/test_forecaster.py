@@ -12,9 +12,12 @@ import pytest
 import torch
 
 from kan_core.errors import KANError
+from kan_timeseries.data.panel import Panel
 from kan_timeseries.data.sets import load_set
+from kan_timeseries.data.windows import every_window
 from kan_timeseries.evaluation import evaluate
 from kan_timeseries.forecaster import KANForecaster
+from kan_timeseries.training import refit_line
 
 
 def table(lengths: tuple[int, ...] = (60, 50), seed: int = 0) -> pd.DataFrame:
@@ -104,9 +107,9 @@ def test_a_series_shorter_than_the_window_is_continued_to_the_left_by_its_first_
 
 
 def test_series_too_short_to_train_on_are_counted_logged_and_forecast(caplog: pytest.LogCaptureFixture) -> None:
-    frame = table((60, 50, 21, 4))
+    frame = table((60, 50, 16, 4))
     with caplog.at_level(logging.WARNING, "kan_timeseries.forecaster"):
-        forecaster = line().fit(frame, val_size=5)  # 14 + 3 + 5 = 22 steps are needed
+        forecaster = line().fit(frame, val_size=5)  # 14 + 3 + 5 = 22 steps are needed, and 17 for the line
     assert forecaster.dropped_ == 2
     assert caplog.messages == ["2 of 4 series are too short to train on"]
     assert np.isfinite(forecaster.predict().line).all()
@@ -132,6 +135,23 @@ def test_a_line_of_each_series_knows_those_series_alone() -> None:
     np.testing.assert_allclose(own.predict(swapped).line[:3], forecast, rtol=1e-6)
     with pytest.raises(KANError, match="series 'new' was not in the training table"):
         own.predict(frame.assign(unique_id="new")[:50])
+
+
+def test_the_line_is_fitted_to_the_validation_rows_too_once_they_have_chosen_the_weights() -> None:
+    options = {"scale": "none", "task_kwargs": {"penalty": 1.0}}
+    held, whole = (line(**options).fit(table(), val_size=size).task_.net.line.weight for size in (20, 0))
+    assert torch.equal(held, whole)
+    before = line(**options).fit(table().groupby("unique_id").head(30), val_size=0).task_.net.line.weight
+    assert (held - before).abs().max() > 0.01
+
+
+def test_a_new_line_leaves_the_model_as_it_is() -> None:
+    task = small().fit(table(), val_size=0).task_
+    learned = {name: value.clone() for name, value in task.net.backbone.state_dict().items()}
+    old = task.net.line.weight.clone()
+    refit_line(task, every_window(Panel.of([np.random.default_rng(0).normal(size=40)]), 14, 3))
+    assert not torch.equal(task.net.line.weight, old)
+    assert all(torch.equal(value, learned[name]) for name, value in task.net.backbone.state_dict().items())
 
 
 def test_forecasts_do_not_depend_on_how_many_windows_are_made_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -316,12 +316,11 @@ def test_bfloat16_autocast_runs_everywhere(kind, spec):
     torch.testing.assert_close(y.float(), layer(x), atol=0.02, rtol=0.02)
 
 
-@pytest.mark.parametrize("spec", ["linear", "bspline"])
-def test_export_keeps_the_batch_free(spec):
-    layer = KANLSTM(3, 4, layer=spec, return_sequences=False).eval()
+def test_export_keeps_the_batch_free():
+    layer = KANLSTM(3, 4, return_sequences=False).eval()
     batch = torch.export.Dim("batch")
-    program = torch.export.export(layer, (torch.randn(3, 4, 3),), dynamic_shapes=({0: batch},))
-    x = torch.randn(5, 4, 3)
+    program = torch.export.export(layer, (torch.randn(3, 2, 3),), dynamic_shapes=({0: batch},))
+    x = torch.randn(5, 2, 3)
     torch.testing.assert_close(program.module()(x), layer(x))
 
 

@@ -57,7 +57,7 @@ def fitted():
 
 @pytest.fixture(scope="module")
 def expression(fitted):
-    return to_expression(fitted, *pair(1500, 16))
+    return to_expression(fitted, *pair(900, 16))
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_transfer_helps_in_another_scene(what):
         return torch.nn.functional.binary_cross_entropy_with_logits(logits, y).item()
 
     before = loss()
-    detector.transfer(*clutter, what=what, steps=100)
+    detector.transfer(*clutter, what=what, steps=60)
     assert loss() < 0.9 * before
 
 

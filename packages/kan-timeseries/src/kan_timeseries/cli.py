@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kan_core.errors import KANError
 from kan_core.training import ModelTask, run
 from kan_core.training.console import report_error
-from kan_core.errors import KANError
 from kan_timeseries.data.activity import ActivityData
 from kan_timeseries.data.forecast import ForecastData
 from kan_timeseries.tasks import ActivityTask, ForecastTask

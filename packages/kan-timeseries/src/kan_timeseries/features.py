@@ -109,7 +109,7 @@ def _histogram_entropy(view: _View, low: Tensor, high: Tensor, bins: int) -> Ten
     """Entropy in nats of the window's histogram; the last bin holds the maximum, as in ``numpy.histogram``."""
     place = (view.x - low[:, None]) / (high - low).clamp_min(1e-30)[:, None] * bins
     place = place.long().clamp(0, bins - 1)
-    counts = torch.zeros(len(view.x), bins, view.x.shape[2], dtype=view.x.dtype, device=view.x.device)
+    counts = view.x.new_zeros(view.x.shape[0], bins, view.x.shape[2])
     counts.scatter_add_(1, place, view.weight.expand_as(view.x).contiguous())
     share = counts / view.samples[:, None]
     entropy: Tensor = -torch.special.xlogy(share, share).sum(dim=1)

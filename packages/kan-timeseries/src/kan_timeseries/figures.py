@@ -84,7 +84,9 @@ def _draw_forecast(axes: Axes, forecast: NDArray[np.float64], bands: dict[int, A
     axes.plot(steps, middle, color="C0", label="forecast")
 
 
-def intervals(task: Any, data: ForecastData, channel: int) -> dict[int, tuple[NDArray[np.float64], NDArray[np.float64]]]:
+def intervals(
+    task: Any, data: ForecastData, channel: int
+) -> dict[int, tuple[NDArray[np.float64], NDArray[np.float64]]]:
     """Lower and upper ends ``(H,)`` of `LEVELS` around a forecast, in scaled units, from validation windows.
 
     Of more than 2,000 windows, evenly spaced ones are used; a level that needs more windows than there are is left out.
@@ -128,6 +130,6 @@ def covariates_figure(effect: torch.nn.Module, known: Sequence[str], channels: S
         for channel, curve in zip(channels[:10], curves.T[:10], strict=True):
             axes.plot(grid, curve, label=channel)
         axes.set_xlabel(f"{name} (training range as -1 to 1)")
-    figure.axes[0].set_ylabel("effect (scaled)")
+    figure.axes[0].set_ylabel("effect, in deviations of the window")
     figure.axes[0].legend(fontsize="x-small")
     return figure

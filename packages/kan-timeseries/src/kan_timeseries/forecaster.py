@@ -21,13 +21,14 @@ from kan_timeseries.conformal import ConformalIntervals, window_sizes, windows_n
 from kan_timeseries.data.calendar import with_calendar
 from kan_timeseries.data.frames import FrameReader, Gaps
 from kan_timeseries.data.panel import Panel
+from kan_timeseries.data.parts import first_known, last_rows, seasonal_naive, with_targets, without_covariates
 from kan_timeseries.data.scaling import PanelScaler, SeriesScale
-from kan_timeseries.data.windows import Windows, every_window, fill
+from kan_timeseries.data.windows import Windows, every_window
 from kan_timeseries.evaluation import quantile_columns
 from kan_timeseries.layers.scaling import Scaler
 from kan_timeseries.models.network import Skip, takes_covariates
 from kan_timeseries.tasks.forecast import ForecastTask, Loss
-from kan_timeseries.training import FitOptions, chunks, fit_task
+from kan_timeseries.training import FitOptions, chunks, fit_task, refit_line
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -46,6 +47,10 @@ class KANForecaster(BaseEstimator):
     One network serves all series. Each series is scaled by its training rows, each window by its own values; a ridge
     line is fitted in closed form, and the network learns what it leaves. Series that are shorter than `input_size` are
     continued to the left by their first value. Only so many windows as a batch has exist at a time.
+
+    The last `val_size` rows of each series choose the weights and calibrate intervals. Then the line, which is the
+    larger part of most forecasts, is fitted once more to all rows, the newest among them, unless learned effects of
+    known covariates come before it; the model and the intervals stay.
 
     Args:
         h: Steps to forecast.
@@ -197,11 +202,11 @@ class KANForecaster(BaseEstimator):
         train_end = np.maximum(ends - self.val_size_, 0)
         # a series too short to train on is scaled by all that is known of it
         scaled_by = np.where(train_end >= self.input_size_ + self.h, train_end, np.maximum(ends, 1))
-        self.history_ = _last_rows(panel, ends, max(self.input_size_, panel.season))
+        self.history_ = last_rows(panel, ends, max(self.input_size_, panel.season))
         complete = with_calendar(panel, self.calendar)
         self.scaler_ = PanelScaler.fit(complete, scaled_by, self.scale)
         scaled = self.scaler_.apply(complete)
-        train = _with_targets(every_window(scaled, self.input_size_, self.h, 0, train_end))
+        train = with_targets(every_window(scaled, self.input_size_, self.h, 0, train_end))
         if not len(train):
             raise KANError(
                 f"no series can be trained on: input_size {self.input_size_}, h {self.h} and val_size {self.val_size_} "
@@ -210,7 +215,7 @@ class KANForecaster(BaseEstimator):
         self.dropped_ = len(ends) - len(np.unique(train.series))
         if self.dropped_:
             _LOG.warning("%d of %d series are too short to train on", self.dropped_, len(ends))
-        val = _with_targets(every_window(scaled, self.input_size_, self.h, train_end, ends)) if self.val_size_ else None
+        val = with_targets(every_window(scaled, self.input_size_, self.h, train_end, ends)) if self.val_size_ else None
         val = val if val is not None and len(val) else None
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.random_state)
@@ -229,6 +234,8 @@ class KANForecaster(BaseEstimator):
         self.intervals_ = None
         if val is not None and self.loss != "quantile":
             self.intervals_ = self._calibrate(complete, val)
+        if val is not None and self.task_.forecaster.effect is None:
+            refit_line(self.task_, with_targets(every_window(scaled, self.input_size_, self.h, 0, ends)))
         return self
 
     def _task(self, panel: Panel, windows: int = 1) -> ForecastTask:
@@ -457,7 +464,7 @@ class KANForecaster(BaseEstimator):
         panel = reader.fit(df, static_df)
         complete = with_calendar(panel, self.calendar)
         every = n_windows if refit is False else int(refit)
-        begins = _first_known(panel)
+        begins = first_known(panel)
         parts: list[pd.DataFrame] = []
         skipped = 0
         for window in range(n_windows):
@@ -550,44 +557,3 @@ def default_input_size(reader: FrameReader, h: int, lengths: Ints) -> int:
     else:
         seasons = 2 * reader.season
     return max(1, min(max(seasons, 2 * h), int(np.median(lengths)) // 3))
-
-
-def seasonal_naive(panel: Panel, series: Ints, cutoffs: Ints, horizon: int) -> Floats:
-    """``(n, horizon)``: the last season before each cutoff, repeated; missing values as `fill` has them."""
-    steps = cutoffs[:, None] - panel.season + 1 + np.arange(panel.season)
-    rows = panel.offsets[series][:, None] + np.maximum(steps, 0)
-    past = np.where((steps >= 0)[..., None], panel.values[rows], np.nan)
-    whole = fill(past, panel.values[panel.offsets[series]])[..., 0]
-    return whole[:, np.arange(horizon) % panel.season]
-
-
-def without_covariates(panel: Panel) -> Panel:
-    """Its values alone."""
-    none = panel.known[:, :0]
-    return replace(panel, known=none, observed=none, known_names=[], observed_names=[])
-
-
-def _with_targets(windows: Windows) -> Windows:
-    """Without the windows whose horizon has no known value at all."""
-    panel = windows.panel
-    known = np.concatenate([[0], np.cumsum(np.isfinite(panel.values[:, 0]))])
-    begin = panel.offsets[windows.series] + windows.cutoffs + 1
-    some = known[begin + windows.horizon] > known[begin]
-    return Windows(panel, windows.input_length, windows.horizon, windows.series[some], windows.cutoffs[some])
-
-
-def _first_known(panel: Panel) -> Ints:
-    """Row of the first value of each series that is not missing."""
-    known = np.isfinite(panel.values[:, 0])
-    rows = np.where(known, np.arange(len(known)), len(known))
-    return np.asarray(np.minimum.reduceat(rows, panel.offsets[:-1]) - panel.offsets[:-1], dtype=np.int64)
-
-
-def _last_rows(panel: Panel, ends: Ints, count: int) -> Panel:
-    """At most `count` rows of each series before `ends`."""
-    begins = np.maximum(ends - count, 0)
-    lengths = np.maximum(ends, 1) - begins
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    rows = np.repeat(panel.offsets[:-1] + begins - offsets[:-1], lengths) + np.arange(offsets[-1])
-    arrays = {name: getattr(panel, name)[rows] for name in ("values", "known", "observed", "times")}
-    return replace(panel, offsets=offsets, **arrays)

@@ -190,3 +190,12 @@ def fit_task(task: ForecastTask, train: Windows, val: Windows | None, options: F
     if not all(torch.isfinite(parameter).all() for parameter in task.net.parameters()):
         raise KANError(f"training diverged: lower lr, which is {task.hparams['lr']}")
     return best
+
+
+def refit_line(task: ForecastTask, windows: Windows) -> None:
+    """Fit the ridge line of a trained `task` once more, to these windows, and leave its model as it is."""
+    backbone = task.forecaster.backbone
+    learned = {} if backbone is None else {name: value.clone() for name, value in backbone.state_dict().items()}
+    task.forecaster.fit_line(chunks(windows))  # which starts the model's last layer anew
+    if backbone is not None:
+        backbone.load_state_dict(learned)

@@ -15,10 +15,10 @@ from kan_timeseries.data.panel import Panel
 FIELDS: dict[str, Callable[[pd.DatetimeIndex], NDArray[np.float64]]] = {
     "minute": lambda t: np.asarray(t.minute) / 60,
     "hour": lambda t: (np.asarray(t.hour) + np.asarray(t.minute) / 60) / 24,
-    "weekday": lambda t: np.asarray(t.dayofweek) / 7,
+    "weekday": lambda t: np.asarray(t.day_of_week) / 7,
     "day": lambda t: (np.asarray(t.day) - 1) / 31,
     "month": lambda t: (np.asarray(t.month) - 1) / 12,
-    "year_day": lambda t: (np.asarray(t.dayofyear) - 1) / 366,
+    "year_day": lambda t: (np.asarray(t.day_of_year) - 1) / 366,
 }
 """Where in its cycle each time stamp is, from 0 up to but not including 1."""
 

@@ -58,7 +58,7 @@ class GateScan(torch.autograd.Function):
         return hs[1:], cs[-1].clone()
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad_h: Tensor, grad_c: Tensor) -> tuple[Tensor | None, ...]:
         gates, tanh_c, hs, cs, o, weight, mask, keep = ctx.saved_tensors
         units = o.shape[2]
@@ -212,10 +212,10 @@ class MemoryScan(torch.autograd.Function):
         return os, ms[-1].clone()
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad_o: Tensor, grad_m: Tensor) -> tuple[Tensor | None, ...]:
-        sums, os, ms, features, recurrent, alpha, beta, *bank = ctx.saved_tensors
-        splines = SplineBank(*bank, ctx.eps)
+        sums, os, ms, features, recurrent, alpha, beta = ctx.saved_tensors[:7]
+        splines = SplineBank(*ctx.saved_tensors[7:], eps=ctx.eps)
         steps, _, _, inputs = sums.shape
         normed, mean, rstd = torch.native_layer_norm(sums, [inputs], None, None, ctx.eps)
         slopes = torch.zeros_like(features)

@@ -172,15 +172,15 @@ def scan_sub_layers(
         Outputs of all sub-layers, side by side, ``(T, B, L q)``, and the last memories ``(L, B, q)``.
     """
     numbers = range(len(layers))
-    splines = [n for n in numbers if isinstance(layer := layers[n], SplineSubLayer) and layer.batches]
+    splines = {n: layer for n, layer in enumerate(layers) if isinstance(layer, SplineSubLayer) and layer.batches}
     found: dict[int, tuple[Tensor, Tensor]] = {}
 
     def pick(v: Tensor, dim: int) -> Tensor:
         every = len(splines) == len(layers)
-        return v if every else v.index_select(dim, torch.tensor(splines, device=v.device))
+        return v if every else v.index_select(dim, torch.tensor(list(splines), device=v.device))
 
     if splines:
-        bank = spline_bank([layers[n] for n in splines])
+        bank = spline_bank(list(splines.values()))
         outputs, last = MemoryScan.apply(  # type: ignore[no-untyped-call]
             pick(x, 1), pick(m, 0), pick(recurrent, 0), pick(alpha, 1), pick(beta, 1), *bank
         )
@@ -211,7 +211,7 @@ def spline_bank(layers: Sequence[SplineSubLayer]) -> SplineBank:
     most = max(basis.num_functions for basis in bases)
     weights = []
     for kan, basis in zip(kans, bases, strict=True):
-        functions, base = kan.weight.split([basis.num_functions, 1])
+        functions, base = torch.split(kan.weight, [basis.num_functions, 1])
         functions = F.pad(functions, (0, 0, 0, 0, 1, most + 1 - basis.num_functions))
         weights.append(torch.cat([functions, base]))
     weight = torch.stack(weights)  # (L, S, p, q)

@@ -22,10 +22,11 @@ Skip = Literal["none", "shared", "channel", "series"]
 class ForecastNetwork(nn.Module):
     r"""A forecaster on scaled windows, added to a ridge line: what is learned by gradient is what the line leaves.
 
-    Equation: ŷ = g(k_future) + c + (x̃ − c) W + s f((x̃ − c)/s), x̃ = x − g(k_past)
+    Equation: ŷ = c + s (z W + f(z) + g(k_future) − ḡ), z = (x − c)/s − (g(k_past) − ḡ)
 
     c and s come from the `scaler`, W from `fit_line`, f is the backbone, and g adds up learned functions of the known
-    covariates (the hour's curve is the daily profile). A backbone that takes covariates itself gets them, and g is 0.
+    covariates (the hour's curve is the daily profile); ḡ is g where c is x: at the last step, or the mean over the
+    window. A backbone that takes covariates itself gets them, and g is 0.
     With a skip, the last layer of f starts at zero where it can: training begins at the line.
 
     Reference: NLinear (arXiv 2205.13504) for the line, RevIN for the scaling, CycleNet (arXiv 2409.18479) for taking a
@@ -107,24 +108,22 @@ class ForecastNetwork(nn.Module):
         series: Tensor | None = None,
     ) -> Tensor:
         """Forecast, see the class; covariates that the network has no use for are ignored."""
-        ahead: Tensor | None = None
+        center, scale = self.scaler(past)
+        z = (past - center) / scale
+        y = torch.zeros_like(center[..., None]).expand(-1, self.horizon, -1, -1)
         if self.effect is not None:
             if known is None:
                 raise KANError(f"this network needs {self.num_known} known covariates over past and horizon")
             effect = self.effect(known)
-            past, ahead = past - effect[:, : self.input_length], effect[:, self.input_length :]
-        center, scale = self.scaler(past)
-        y = center[..., None].expand(-1, self.horizon, -1, -1)
+            effect = effect - self.scaler(effect[:, : self.input_length])[0]
+            z, y = z - effect[:, : self.input_length], effect[:, self.input_length :, :, None]
         if self.line is not None:
-            y = y + self.line((past - center).transpose(1, 2), self._groups(past, series)).transpose(1, 2)[..., None]
+            y = y + self.line(z.transpose(1, 2), self._groups(past, series)).transpose(1, 2)[..., None]
         if self.backbone is not None:
-            z = (past - center) / scale
-            y = y + scale[..., None] * (
-                self.backbone(z, known, observed) if self.takes_covariates else self.backbone(z)
-            )
+            y = y + (self.backbone(z, known, observed) if self.takes_covariates else self.backbone(z))
         if self.level is not None:
-            y = y + scale[..., None] * self.level
-        return y if ahead is None else y + ahead[..., None]
+            y = y + self.level
+        return scale[..., None] * y + center[..., None]
 
     def _groups(self, past: Tensor, series: Tensor | None) -> Tensor | None:
         """``(B, C)``: which deviation from the shared line each channel of each window has."""
