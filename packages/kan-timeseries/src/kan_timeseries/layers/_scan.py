@@ -215,7 +215,7 @@ class MemoryScan(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_o: Tensor, grad_m: Tensor) -> tuple[Tensor | None, ...]:
         sums, os, ms, features, recurrent, alpha, beta = ctx.saved_tensors[:7]
-        splines = SplineBank(*ctx.saved_tensors[7:], eps=ctx.eps)
+        splines = SplineBank._make((*ctx.saved_tensors[7:], ctx.eps))
         steps, _, _, inputs = sums.shape
         normed, mean, rstd = torch.native_layer_norm(sums, [inputs], None, None, ctx.eps)
         slopes = torch.zeros_like(features)
