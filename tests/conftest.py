@@ -40,6 +40,24 @@ def shared_data():
     return folder
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Figures are made, but saved as one pixel: layout and drawing take most of a short run, and others look at them."""
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: Image.new("RGB", (1, 1)).save(path, "png"))
+
+
+@pytest.fixture
+def sketched(monkeypatch):
+    """Figures are laid out and drawn, with all warnings, but once and coarsely: half of the time."""
+    from matplotlib.figure import Figure
+
+    draw = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: draw(figure, path, dpi=40))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests marked `gpu` are skipped, with the reason, where there is no CUDA device."""
     if not torch.cuda.is_available():

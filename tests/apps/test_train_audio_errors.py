@@ -93,6 +93,7 @@ def test_a_file_that_cannot_be_used(fails, protocol, kind):
     fails(train(*PROTOCOL), "u2.wav")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_files_of_other_rates_and_clipped_silent_or_short_ones_are_right(protocol):
     clipped = (3 * torch.randn(5000)).clamp(-1, 1)
     for name, wave, rate in (("u0", clipped, 48_000), ("u1", torch.zeros(5000), 8_000), ("u2", torch.ones(1), 22_050)):

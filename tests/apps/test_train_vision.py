@@ -138,6 +138,7 @@ def test_the_defaults_are_the_config_of_the_same_name():
     assert yaml.safe_load(DEFAULTS.read_text()) == shipped
 
 
+@pytest.mark.usefixtures("sketched")
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_shipped_config_trains_and_tests(path, tmp_path, monkeypatch):
     write_mnist(tmp_path / "data")
@@ -181,6 +182,7 @@ def test_every_shipped_config_says_what_to_prepare_and_how_to_run_it(path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 def test_a_sample_of_mnist(shared_data, tmp_path, repository):
     config = repository / "configs" / "vision" / "kanconv_mnist.yaml"
     sample = [
@@ -201,6 +203,7 @@ def test_a_sample_of_mnist(shared_data, tmp_path, repository):
     assert summary["metrics"]["test/accuracy"] >= 0.95
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_predict_on_a_folder_without_labels(tmp_path):
     write_images(tmp_path)
     new = tmp_path / "new"
@@ -235,6 +238,7 @@ def test_predict_on_a_folder_without_labels(tmp_path):
     ]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_an_interrupted_run_resumes_to_the_same_numbers_augmentation_included(tmp_path, monkeypatch):
     run = ["fit", "--data.augment", "affine", "--model.model_kwargs.drop_rate", "0.2", "--trainer.max_epochs", "3"]
     run += ["--twin", "none", *QUIET]

@@ -138,6 +138,7 @@ def test_unwritable_output_folder(fails, tmp_path):
     fails(["--output", "file"], "file", "--output")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_checkpoint_of_another_model(fails, tmp_path):
     small = ["--twin", "none", "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "1"]
     quiet = ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]

@@ -24,7 +24,7 @@ def har(monkeypatch):
     import har
 
     monkeypatch.setattr(har, "EPOCHS", 6)
-    monkeypatch.setattr(har, "WINDOW_EPOCHS", 1)
+    monkeypatch.setattr(har, "WINDOW_STEPS", 1)
     return har
 
 

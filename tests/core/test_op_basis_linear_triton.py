@@ -27,11 +27,12 @@ TOLERANCE = 1e-5  # the card's: ||error|| / ||reference|| of float32 against flo
 BACKENDS = ("triton", "expand")
 
 # Recurrences other than these differ in numbers only; see test_table_of_a_recurrence_gives_the_polynomials.
+# Of each group the first basis sees several tiles, which is the kernels' affair, the others one that is not full.
 GROUPS = {
     "bumps": [
+        "relu-kan(grid_size=2, order=1)",
         "rbf(num_centers=3, trainable=True)",
         "rswaf(num_centers=3, trainable=True)",
-        "relu-kan(grid_size=2, order=1)",
     ],
     "polynomials": [
         "jacobi(degree=3, alpha=0.5, beta=-0.5)",
@@ -40,15 +41,12 @@ GROUPS = {
     ],
     "waves": ["fourier(num_frequencies=2)", "fourier(num_frequencies=2, smooth=True)"],
     "knots": [
-        *[
-            f"bspline(grid_size=2, order={k}, edge='{e}', grid_eps=0)"
-            for k, e in [(1, "decay"), (1, "clamp"), (2, "decay")]
-        ],
-        *[f"bspline(grid_size=2, order={k}, edge='{e}', grid_eps=0)" for k, e in [(3, "clamp"), (5, "decay")]],
+        f"bspline(grid_size=2, order={k}, edge='{e}', grid_eps=0)"
+        for k, e in [(2, "decay"), (1, "decay"), (1, "clamp"), (3, "clamp"), (5, "decay")]
     ],
     "bspline": [
         f"bspline(grid_size=2, order={k}, edge='{e}')"
-        for k, e in [(1, "decay"), (2, "clamp"), (3, "decay"), (5, "clamp")]
+        for k, e in [(2, "clamp"), (1, "decay"), (3, "decay"), (5, "clamp")]
     ],
 }
 
@@ -105,10 +103,11 @@ def errors(backend: str, basis: bases.Basis, x: Tensor, weight: Tensor, grad: Te
 # --- in the child
 
 
-def parity(group: str) -> dict[str, dict[str, float]]:
+def parity(*groups: str) -> dict[str, dict[str, float]]:
     """The card's matrix: batch 0, 1 and odd; one input, one output, no multiples of a tile; far inputs, NaN."""
     result = {}
-    for spec in GROUPS[group]:
+    for group, spec in [(group, spec) for group in groups for spec in GROUPS[group]]:
+        rows, outputs = (17, 19) if spec == GROUPS[group][0] else (11, 7)
         small, basis = make(spec, 1), make(spec, 3)
         wide = make(spec, 5)
         planes = basis.num_functions
@@ -119,7 +118,10 @@ def parity(group: str) -> dict[str, dict[str, float]]:
         cases = {
             "B0": (basis, inputs_of(basis, 0), torch.randn(planes + 1, 3, 2), torch.randn(0, 2), True),
             "B1-in1-out1": (small, inputs_of(small, 1), torch.randn(planes, 1, 1), torch.randn(1, 1), False),
-            "B17-in5-out19": (wide, inputs_of(wide, 17), torch.randn(planes + 1, 5, 19), torch.randn(17, 19), True),
+            f"B{rows}-in5-out{outputs}": (
+                *(wide, inputs_of(wide, rows), torch.randn(planes + 1, 5, outputs)),
+                *(torch.randn(rows, outputs), True),
+            ),
             "far": (basis, far, torch.randn(planes, 3, 2), torch.randn(4, 2), False),
             "NaN": (basis, spoiled, torch.randn(planes, 3, 2), torch.randn(3, 2), False),
         }
@@ -264,10 +266,10 @@ triton = pytest.importorskip("triton")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("group", GROUPS)
-def test_parity_matrix(group):
-    cases = child("parity", group)
-    assert len(cases) == (1 if group == "bspline" else 2) * 5 * len(GROUPS[group])
+@pytest.mark.parametrize("groups", [("bumps", "polynomials", "waves"), ("knots", "bspline")], ids="-".join)
+def test_parity_matrix(groups):
+    cases = child("parity", *groups)
+    assert len(cases) == sum((1 if group == "bspline" else 2) * 5 * len(GROUPS[group]) for group in groups)
     assert_small(cases)
 
 

@@ -17,6 +17,9 @@ from kan_core.training.summary import Outcome, verdict
 sys.path.insert(0, str(Path(__file__).parent))
 toy = importlib.import_module("toy_training")
 
+# but the run that tests of the report read from is drawn: its fixture, of the module, comes first
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 RUN_FILES = {
     "config.yaml",
     "metrics.csv",

@@ -18,6 +18,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 toy = importlib.import_module("toy_training")
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 # dropout, shuffling, a moving grid and the penalty: everything that has state or draws random numbers
 OPTIONS = [
     "--trainer.callbacks+=kan_core.training.GridUpdate",

@@ -6,6 +6,7 @@ from kan_timeseries.models import (  # noqa: F401  (they register themselves)
     kamoe,
     kan_har,
     linear,
+    linear_kan,
     recurrent,
     recurrent_classifier,
     rmok,
