@@ -5,8 +5,8 @@
     uv run benchmarks/forecasting.py --report                                             # only the table and the JSON
 
 Protocols are the published ones (`kan_timeseries.data.sets`): ETTh1 and exchange with 96 steps of the past and all
-windows of the test part, errors of values scaled by the training rows; M4 hourly with 168, one window per series, scored
-by MASE. Weights are chosen on the validation part, the test is scored once per fit. A twin has ordinary layers in the
+windows of the test part, errors of values scaled by the training rows; M4 hourly with 168, one window per series,
+scored by MASE. Weights are chosen on the validation part, the test is scored once per fit. A twin has ordinary layers in the
 same code, and the same number of parameters. Every finished fit is a line in a file: an interrupted run goes on.
 """
 
@@ -52,7 +52,10 @@ FACTS = (
 LINEAR = {"skip": "none", "scaler": "standard", "lr": 1e-2, "weight_decay": 0.0}
 ETT: dict[str, Row] = {
     "linear_kan": {"model": "linear_kan", **LINEAR},
-    "dlinear": {"model": "dlinear", "skip": "none", "scaler": "identity", "lr": 5e-3, "weight_decay": 0.0},
+    "dlinear": {
+        **{"model": "dlinear", "skip": "none", "scaler": "identity", "lr": 5e-3, "weight_decay": 0.0},
+        **{"num_known": 0, "known_names": []},
+    },
     "tkan": {"model": "tkan", "skip": "none", "scaler": "standard", "lr": 1e-3},
 }
 # Exchange rates are nearly a random walk: a stiff line (which shrinks to the last value) and a KAN that starts at it.
@@ -92,7 +95,7 @@ def make(name: str, model: str, data: ForecastData, seed: int) -> ForecastTask:
     own = MODELS[name][TWINS[name] if model == "mlp twin" else model]
     torch.manual_seed(seed)
     loss = "mae" if name.startswith("m4") else "mse"
-    task = ForecastTask(**{fact: getattr(data, fact) for fact in FACTS}, loss=loss, **own)
+    task = ForecastTask(**{**{fact: getattr(data, fact) for fact in FACTS}, "loss": loss, **own})
     return task.make_twin("params") if model == "mlp twin" else task
 
 

@@ -82,7 +82,7 @@ class ForecastErrors(Metric):
         self.relative.index_add_(0, series, torch.where(size > 0, relative, 0.0))
 
     def compute(self) -> dict[str, Tensor]:
-        """The mse and mae of scaled values; means over series of mase, smape and mae_units; pinball loss and coverage."""
+        """The mse, mae of scaled values; means over series of mase, smape, mae_units; pinball loss and coverage."""
         count = self.count.sum()
         values = {"mse": self.squared.sum() / count, "mae": self.absolute.sum() / count}
         if len(self.count) > 1:
