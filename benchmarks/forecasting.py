@@ -172,7 +172,7 @@ def summary(rows: list[Row]) -> list[Row]:
 
 def report(rows: list[Row], out: Path) -> None:
     lines = summary(rows)
-    write_json(out, {"benchmark": "forecasting", **machine(), "summary": lines, "rows": rows})
+    write_json(out, {"machine": machine(), "summary": lines, "rows": rows})
     for name, metric in METRIC.items():
         table = Table(title=f"{name}: test {metric}, mean over seeds")
         for head in ("model", *(str(h) for h in HORIZONS[name]), "mean", "seeds", "parameters"):

@@ -100,7 +100,7 @@ def paired_interval(differences: list[float]) -> tuple[float, float]:
 
 def arguments_and_options() -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("app", choices=("vision", "audio", "tabular"))
+    parser.add_argument("app", choices=("vision", "audio", "tabular", "timeseries"))
     parser.add_argument("--config", type=Path, help="configuration of the app; none: its default")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", type=int, nargs="+", help="run these seeds now, and write no result")

@@ -13,6 +13,7 @@ from pytest_examples import CodeExample, EvalExample, find_examples
 from kan_audio.cli import main as train_audio
 from kan_core.bases._base import REGISTRY
 from kan_tabular.cli import main as train_tabular
+from kan_timeseries.cli import main as train_timeseries
 from kan_vision.cli import main as train_vision
 
 REPOSITORY = Path(__file__).parents[1]
@@ -20,6 +21,7 @@ PAGES = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md"), *REP
 APPS = {
     "apps/train_audio.py": train_audio,
     "apps/train_tabular.py": train_tabular,
+    "apps/train_timeseries.py": train_timeseries,
     "apps/train_vision.py": train_vision,
 }
 # Checkpoints that a reader has by then, and the configuration of their run.

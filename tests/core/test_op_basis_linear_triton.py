@@ -363,6 +363,8 @@ def compile_for_hopper(kernel: str, basis: bases.Basis, dtype: str):
 
 
 if __name__ == "__main__":
+    import quick_interpreter  # noqa: F401 - beside this script
+
     warnings.simplefilter("error")
     name, *rest = sys.argv[1:]
     functions = {"parity": parity, "layouts": layouts, "registration": registration, "layers": layers}

@@ -258,6 +258,8 @@ def test_triton_is_imported_only_to_run_a_kernel():
 
 
 if __name__ == "__main__":
+    import quick_interpreter  # noqa: F401 - beside this script
+
     warnings.simplefilter("error")
     functions = {"parity": parity, "layouts": layouts, "registration": registration}
     print(json.dumps(functions[sys.argv[1]]()))

@@ -215,6 +215,8 @@ def test_kernels_compile_for_hopper_without_spills(kernel, fast, monkeypatch, tm
 
 
 if __name__ == "__main__":
+    import quick_interpreter  # noqa: F401 - beside this script
+
     warnings.simplefilter("error")
     name, *rest = sys.argv[1:]
     functions = {"parity": parity, "layouts": layouts, "facts": facts}

@@ -494,6 +494,7 @@ def test_bad_input(change, message):
 INTERPRETED = """
 import sys, torch
 sys.path.insert(0, sys.argv[1])
+import quick_interpreter
 from test_op_group_rational import problem, run, assert_same
 from kan_core.ops.group_rational import triton_kernels
 
