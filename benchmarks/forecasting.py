@@ -6,8 +6,8 @@
 
 Protocols are the published ones (`kan_timeseries.data.sets`): ETTh1 and exchange with 96 steps of the past and all
 windows of the test part, errors of values scaled by the training rows; M4 hourly with 168, one window per series,
-scored by MASE. Weights are chosen on the validation part, the test is scored once per fit. A twin has ordinary layers in the
-same code, and the same number of parameters. Every finished fit is a line in a file: an interrupted run goes on.
+scored by MASE. Weights are chosen on the validation part, the test is scored once per fit. A twin has ordinary layers
+in the same code, and as many parameters. Every finished fit is a line in a file: an interrupted run goes on.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from typing import Any
 
 from _functions import DOCS_EXAMPLE_1, SPECIAL, TOY
 from _tabular_report import tabular
+from _timeseries_report import forecasting, har, radar, recurrent
 
 HERE = Path(__file__).parent
 OUT = HERE / "RESULTS.md"
@@ -501,6 +502,10 @@ SECTIONS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "tabular": ("Tables (`tabular.py`)", partial(tabular, table=table)),
     "selection": ("Feature selection (`selection.py`)", selection),
     "hea": ("High-entropy alloys (`hea.py`)", hea),
+    "forecasting": ("Forecasting (`forecasting.py`)", partial(forecasting, table=table)),
+    "recurrent": ("Recurrent layers (`recurrent.py`)", partial(recurrent, table=table)),
+    "har": ("Human activity recognition (`har.py`)", partial(har, table=table)),
+    "radar": ("Large targets in radar segments (`radar.py`)", partial(radar, table=table)),
     "functions-cpu": ("Function fitting (`functions.py`)", functions),
     "spline-degree-cpu": ("Time against the degree of a spline (`spline_degree.py`)", spline_degree),
 }

@@ -56,7 +56,7 @@ def test_another_task(fails):
 
 def test_missing_data_names_the_path_and_the_page(fails):
     fails(["--data.dataset=etth1"], "ETTh1.csv", "https://github.com/zhouhaoyi/ETDataset", "--data.root")
-    fails(["--data.dataset=etth"], "unknown data set 'etth': did you mean etth1 or etth2")
+    fails(["--data.dataset=etth"], "unknown data set 'etth': did you mean", "etth1")
     fails(["--task=har"], "hmp", "--data.root")
 
 
@@ -70,10 +70,7 @@ def test_duplicates_gaps_and_unknown_targets(fails):
 
 def test_unsorted_rows_are_sorted(tmp_path):
     words = write(table().sample(frac=1.0, random_state=0))
-    assert (
-        main(["fit", *words, "--model.model=none", "--model.model_kwargs=null", '--data.calendar=["hour"]', *QUIET])
-        == 0
-    )
+    assert main(["fit", *words, "--model.model=none", '--data.calendar=["hour"]', *QUIET]) == 0
 
 
 def test_mixed_frequencies_and_missing_columns(fails):
@@ -88,7 +85,7 @@ def test_series_shorter_than_a_window(fails):
 
 
 def test_options_out_of_range(fails):
-    fails(["--data.horizon=0"], "input_length and horizon must be at least 1")
+    fails(["--data.horizon=0"], "horizon must be a whole number of at least 1, got 0")
     fails(["--data.test_fraction=0.95", "--data.val_fraction=0.2"], "below 1 together")
     fails(["--model.loss=rmse"], "loss")
     fails(["--model.model=lstmm"], "unknown forecaster 'lstmm': did you mean lstm")

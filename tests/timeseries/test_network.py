@@ -51,8 +51,8 @@ def test_deviations_of_groups_vanish_with_their_penalty_and_fit_without():
     stiff, free = (RidgeForecast(4, 3, 2, penalty=1e-3, group_penalty=p) for p in (1e12, 1e-6))
     for line in (stiff, free):
         line.fit([(x, y, group)])
-    assert torch.allclose(stiff.weight[0], stiff.weight[1], atol=1e-5)
-    assert torch.allclose(free.weight, true, atol=1e-4)
+    assert torch.allclose(stiff.weight[1], stiff.weight[2], atol=1e-5)
+    assert torch.allclose(free.weight[1:], true, atol=1e-4)
     assert torch.allclose(free(x, group), y, atol=1e-3)
     turned = torch.stack([torch.zeros(80, dtype=torch.long), torch.arange(80) % 2], dim=1)
     assert torch.allclose(free(x, turned)[1, 1], x[1, 1] @ true[1], atol=1e-3)
@@ -106,8 +106,7 @@ def test_training_begins_at_the_line_and_the_covariates_at_zero():
     net.fit_line(windows.loader(16))
     known = torch.rand(5, 16, 1)
     assert torch.allclose(net(batch.past, known), line(batch.past), atol=1e-6)
-    with pytest.raises(KANError, match="needs 1 known covariates over past and horizon"):
-        net(batch.past)
+    assert torch.equal(net(batch.past), net(batch.past, torch.zeros(5, 16, 1)))
 
 
 def test_the_profile_of_the_day_is_learned_as_a_curve():
@@ -132,11 +131,18 @@ def test_the_profile_of_the_day_is_learned_as_a_curve():
     np.testing.assert_allclose(np.sqrt(2) * (curve - curve.mean()), profile[:24], atol=0.3)
 
 
-def test_a_line_by_series_needs_to_know_the_series():
-    net = ForecastNetwork(4, 2, model="none", skip="series", num_series=3)
-    with pytest.raises(KANError, match="choose 'shared' for new ones"):
-        net(torch.zeros(1, 4, 1))
-    assert net(torch.zeros(2, 4, 1), series=torch.tensor([0, 2])).shape == (2, 2, 1, 1)
+def test_a_series_that_is_not_known_gets_the_line_that_all_share():
+    panel = Panel.of(np.random.default_rng(0).normal(size=(3, 40)))
+    windows = every_window(panel, 4, 2)
+    net = ForecastNetwork(4, 2, model="none", skip="series", num_series=3, group_penalty=1e-3, penalty=1.0)
+    net.fit_line(windows.loader(16))
+    shared = ForecastNetwork(4, 2, model="none", skip="shared", penalty=1.0)
+    shared.fit_line(windows.loader(16))
+    past = windows[[0, 50]].past
+    own = net(past, series=torch.tensor([0, 2]))
+    assert torch.allclose(net(past), shared(past))
+    assert torch.allclose(net(past, series=torch.tensor([-1, 2]))[0], shared(past)[0])
+    assert not torch.allclose(own, shared(past))
 
 
 def test_unknown_names_are_one_line():

@@ -95,7 +95,7 @@ def intervals(
     chosen = np.unique(np.linspace(0, len(windows) - 1, min(len(windows), _WINDOWS)).astype(np.int64))
     errors = []
     for rows in np.array_split(chosen, max(1, len(chosen) // 256)):
-        batch = windows[rows]
+        batch = windows[rows.tolist()]
         errors.append((batch.target[..., channel] - task(batch)[..., channel, 0]).double().numpy())
     found = ConformalIntervals.of(np.concatenate(errors), np.ones(len(chosen)))
     return {level: found.bounds(level) for level in LEVELS if found.count >= windows_needed(level)}

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -170,13 +171,13 @@ def find(root: str | None, page: str, *names: str) -> Path:
     raise KANError(f"no file {paths[0]}: get it from {page} and put it there, or say where it is with --data.root")
 
 
-def read_csv(path: Path, **options: object) -> pd.DataFrame:
+def read_csv(path: Path, **options: Any) -> pd.DataFrame:
     """A file of numbers.
 
     Raises:
         KANError: When it cannot be read.
     """
     try:
-        return pd.read_csv(path, **options)  # type: ignore[call-overload,no-any-return]
+        return pd.read_csv(path, **options)
     except (OSError, ValueError, EOFError) as error:  # pandas' ParserError is a ValueError
         raise KANError(f"{path}: cannot be read as a table ({str(error).splitlines()[0]})") from None

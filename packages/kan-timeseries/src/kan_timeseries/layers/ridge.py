@@ -27,11 +27,11 @@ class RidgeForecast(nn.Module):
         group_penalty: μ.
 
     Attributes:
-        weight: Buffer ``(max(groups, 1), L, H)``: W, or W + D_g.
+        weight: Buffer ``(1 + groups, L, H)``: W, and W + D_g of each group.
 
     Shape:
-        - Input: ``(..., L)`` and the group of each row, ``(...)``
-        - Output: ``(..., H)``
+        - Input: ``(B, C, L)`` and the group of each row, ``(B, C)``: -1, or no groups given, for W itself
+        - Output: ``(B, C, H)``
     """
 
     weight: Tensor
@@ -43,17 +43,15 @@ class RidgeForecast(nn.Module):
         if penalty <= 0 or group_penalty <= 0:
             raise KANError(f"ridge penalties must be above 0, got {penalty} and {group_penalty}")
         self.groups, self.penalty, self.group_penalty = groups, penalty, group_penalty
-        self.register_buffer("weight", torch.zeros(max(groups, 1), input_length, horizon))
+        self.register_buffer("weight", torch.zeros(1 + groups, input_length, horizon))
 
     def forward(self, x: Tensor, group: Tensor | None = None) -> Tensor:
         """The line through ``(B, C, L)``; `group` is ``(B, C)``, of no use without groups."""
-        if not self.groups:
+        if not self.groups or group is None:
             return x @ self.weight[0]
-        if group is None:
-            raise KANError("this ridge line differs by group: say which group each row belongs to")
         if bool((group == group[:1]).all()):  # channels: every row of the batch has the same groups
-            return torch.einsum("bcl,clh->bch", x, self.weight[group[0]])
-        return torch.einsum("bcl,bclh->bch", x, self.weight[group])
+            return torch.einsum("bcl,clh->bch", x, self.weight[1 + group[0]])
+        return torch.einsum("bcl,bclh->bch", x, self.weight[1 + group])
 
     @torch.no_grad()
     def fit(self, batches: Iterable[tuple[Tensor, Tensor, Tensor]]) -> None:
@@ -64,22 +62,20 @@ class RidgeForecast(nn.Module):
                 ``(B, C)``; gone through once, in float64, with the memory of one (L, L + H) matrix per group.
         """
         length, horizon = self.weight.shape[1:]
-        moments = torch.zeros(len(self.weight), length, length + horizon, dtype=torch.float64)
+        moments = torch.zeros(max(self.groups, 1), length, length + horizon, dtype=torch.float64)
         for x, y, group in batches:
             rows = torch.cat([x, y], dim=-1).flatten(0, 1).double()
             of = group.flatten() if self.groups else torch.zeros(len(rows), dtype=torch.long)
             whole = rows.isfinite().all(dim=-1)
-            for g in of[whole].unique().tolist():
+            for g in torch.unique(of[whole]).tolist():
                 mine = rows[whole & (of == g)]
                 moments[g] += mine[:, :length].T @ mine
         total = moments.sum(dim=0)
         shared = solve(total[:, :length], total[:, length:], self.penalty)
-        if not self.groups:
-            self.weight.copy_(shared)
-            return
-        for g, moment in enumerate(moments):
+        self.weight[0] = shared.to(self.weight.dtype)
+        for g, moment in enumerate(moments[: self.groups]):
             gram, cross = moment[:, :length], moment[:, length:]
-            self.weight[g] = (shared + solve(gram, cross - gram @ shared, self.group_penalty)).to(self.weight.dtype)
+            self.weight[1 + g] = (shared + solve(gram, cross - gram @ shared, self.group_penalty)).to(self.weight.dtype)
 
 
 def solve(gram: Tensor, cross: Tensor, penalty: float) -> Tensor:

@@ -107,13 +107,17 @@ class ForecastNetwork(nn.Module):
         observed: Tensor | None = None,
         series: Tensor | None = None,
     ) -> Tensor:
-        """Forecast, see the class; covariates that the network has no use for are ignored."""
+        """Forecast, see the class.
+
+        Known covariates that are not given are taken as 0, the middle of their training range; windows whose series is
+        not given, or -1, get the line that all share.
+        """
         center, scale = self.scaler(past)
         z = (past - center) / scale
         y = torch.zeros_like(center[..., None]).expand(-1, self.horizon, -1, -1)
         if self.effect is not None:
             if known is None:
-                raise KANError(f"this network needs {self.num_known} known covariates over past and horizon")
+                known = past.new_zeros(past.shape[0], self.input_length + self.horizon, self.num_known)
             effect = self.effect(known)
             effect = effect - self.scaler(effect[:, : self.input_length])[0]
             z, y = z - effect[:, : self.input_length], effect[:, self.input_length :, :, None]
@@ -123,19 +127,16 @@ class ForecastNetwork(nn.Module):
             y = y + (self.backbone(z, known, observed) if self.takes_covariates else self.backbone(z))
         if self.level is not None:
             y = y + self.level
-        return scale[..., None] * y + center[..., None]
+        forecast: Tensor = scale[..., None] * y + center[..., None]
+        return forecast
 
     def _groups(self, past: Tensor, series: Tensor | None) -> Tensor | None:
         """``(B, C)``: which deviation from the shared line each channel of each window has."""
-        channel = torch.arange(self.channels, device=past.device).expand(len(past), -1)
+        channel = torch.arange(self.channels, device=past.device).expand(past.shape[0], -1)
         if self.skip == "channel":
             return channel
-        if self.skip == "series":
-            if series is None:
-                raise KANError(
-                    "skip='series' needs to know which series each window is of; choose 'shared' for new ones"
-                )
-            return series[:, None] * self.channels + channel
+        if self.skip == "series" and series is not None:
+            return torch.where(series[:, None] < 0, -1, series[:, None] * self.channels + channel)
         return None
 
     def fit_line(self, batches: Iterable[ForecastBatch]) -> None:
@@ -163,9 +164,11 @@ def takes_covariates(model: str) -> bool:
 
 def covariate_effect(num_known: int, channels: int, layer: str) -> nn.Module:
     """g: ``(..., K) -> (..., C)``, zero at the start."""
+    last: nn.Module
+    effect: nn.Module
     if layer == "linear":
         last = nn.Linear(16, channels)
-        effect: nn.Module = nn.Sequential(nn.Linear(num_known, 16), nn.SiLU(), last)
+        effect = nn.Sequential(nn.Linear(num_known, 16), nn.SiLU(), last)
     else:
         last = effect = layers.get(layer)(num_known, channels)
     with torch.no_grad():
