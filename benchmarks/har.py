@@ -74,9 +74,10 @@ LR, WEIGHT_DECAY, SMOOTHING = 5e-3, 0.01, 0.05
 WINDOW_SECONDS = 4.0
 NOTE = (
     "Statistics, hidden size, dropout and epochs were chosen on HMP, on inner folds over training people: with f1, f4 "
-    "and m1 held out in turn, five folds over everyone else. Because those inner folds have nearly all people between "
-    "them, that is weaker than a choice within each fold, though no figure of this table was used for it. The steps of "
-    "the models on windows were raised once, from 10 epochs, after a first table showed them undertrained on UMAFall."
+    "and m1 (at last f1 and f4) held out in turn, five folds over everyone else. Because those inner folds have "
+    "nearly all people between them, that is weaker than a choice within each fold, though no figure of this table was "
+    "used for it. The steps of the models on windows were raised once, from 10 epochs, after a first table showed them "
+    "undertrained on UMAFall."
 )
 
 Row = dict[str, Any]
