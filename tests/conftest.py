@@ -42,7 +42,7 @@ def shared_data():
 
 @pytest.fixture
 def undrawn(monkeypatch):
-    """Figures are made, but saved as one pixel: layout and drawing take most of a short run, and others look at them."""
+    """Figures are made, but saved as one pixel: to lay out and draw them takes most of a short run; other tests do."""
     from matplotlib.figure import Figure
     from PIL import Image
 

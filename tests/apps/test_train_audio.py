@@ -116,14 +116,14 @@ def test_make_spoofs_and_train_on_them(tmp_path, capsys):
     assert main([*options, "--trainer.max_epochs=1", "--twin=none", "--name=made", *QUIET]) == 0
 
 
-@pytest.mark.usefixtures("sketched")
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_every_shipped_config_trains_and_tests(path, shared_data, tmp_path):
+def test_every_shipped_config_trains_and_tests(path, shared_data, tmp_path, request):
     root = shared_data("fsdd").parent
     few = [f"--trainer.limit_{part}_batches=2" for part in ("train", "val", "test")]
     few += ["--data.max_utterances=60"] if "max_utterances" in path.read_text().partition("data:")[2] else []
-    # one configuration of each task looks for the twin's width, which takes most of the time
+    # one configuration of each task looks for the twin's width and draws, which takes most of the time
     twin = path.stem in ("spoof_fsdd", "slu_barista")
+    request.getfixturevalue("sketched" if twin else "undrawn")
     few += [] if twin else ["--twin=none"]
     code = main(["--config", str(path), f"--data.root={root}", "--trainer.max_epochs=1", "--name=run", *few, *QUIET])
     assert code == 0

@@ -186,7 +186,10 @@ def test_a_large_table_takes_bounded_memory(tmp_path):
     del cells
     script = (
         "import resource, sys\n"
+        "from matplotlib.figure import Figure\n"
         "from kan_tabular.cli import main\n"
+        "draw = Figure.savefig\n"
+        "Figure.savefig = lambda figure, path, **_: draw(figure, path, dpi=40)  # as the fixture `sketched` does\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\n"
         "short = ['--trainer.max_epochs=1', '--trainer.limit_train_batches=20', '--twin=none', *sys.argv[1:]]\n"
         "assert main(['fit', '--name=warm', *short]) == 0\n"

@@ -19,7 +19,7 @@ def builtins_of(package: Any) -> list[str]:
 
 
 def patch_builtin(package: Any, builder: Any, scope: Any) -> None:
-    """As `interpreter._patch_builtin`: all functions of `package`, or none when a kernel around this one has done so."""
+    """As `interpreter._patch_builtin`: all functions of `package`, or none when the kernel around this has done so."""
     names = builtins_of(package)
     if names and is_builtin(getattr(package, names[0])):
         for name in names:

@@ -1,12 +1,10 @@
-"""The small parts of kan_core.training: files, paths, optimiser, metrics.csv, messages, and what an import costs."""
+"""The small parts of kan_core.training: files, paths, optimiser, metrics.csv, messages."""
 
 from __future__ import annotations
 
 import math
 import os
 import stat
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -21,19 +19,6 @@ from kan_core.training.history import MetricsLogger, read_metrics
 from kan_core.training.parsing import one_line, split_command
 from kan_core.training.run_folder import RunFolder, run_name
 from kan_core.training.summary import Outcome, result_table
-
-
-def test_importing_kan_core_imports_no_lightning() -> None:
-    code = (
-        "import sys, kan_core; print([n for n in ('lightning', 'jsonargparse', 'jinja2', 'rich') if n in sys.modules])"
-    )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
-
-
-def test_without_the_extra_the_import_says_what_to_install() -> None:
-    code = "import sys; sys.modules['lightning'] = None\nimport kan_core.training"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert 'pip install "kan-core[lightning]"' in done.stderr.splitlines()[-1]
 
 
 def test_data_root(monkeypatch: pytest.MonkeyPatch) -> None:

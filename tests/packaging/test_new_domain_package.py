@@ -10,6 +10,18 @@ import pytest
 
 from .conftest import fenced_files, install_into, run, shell_commands
 
+# all commands in one process, which imports torch and lightning once; each is a script with its own arguments
+RUN_ALL = """
+import json, runpy, sys
+
+for sys.argv in json.loads(sys.argv[1]):
+    try:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as ended:
+        assert not ended.code, (sys.argv, ended.code)
+    print("finished", *sys.argv, flush=True)
+"""
+
 
 @pytest.fixture(scope="module")
 def page(repository):
@@ -34,9 +46,10 @@ def test_the_steps_work(page, tmp_path):
 
     commands = [shlex.split(command) for command in shell_commands(page)]
     assert [command[:3] for command in commands] == [["uv", "run", "apps/train_wine.py"]] * 3
-    for command in commands:
-        result = run([sys.executable, *command[2:]], tmp_path, PYTHONPATH=str(site))
-        assert result.returncode == 0, result.stderr
+    arguments = json.dumps([command[2:] for command in commands])
+    result = run([sys.executable, "-c", RUN_ALL, arguments], tmp_path, PYTHONPATH=str(site))
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("finished apps/train_wine.py") == 3
 
     outputs = tmp_path / "outputs" / "wine"
     summary = json.loads((outputs / "wine-winenet" / "summary.json").read_text())

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from kan_vision.cli import main
+
 from .conftest import install_into, run
 
 PYPROJECT = """
@@ -44,7 +46,9 @@ class Ricker(Basis):
         return (1 - square) * torch.exp(-square / 2)
 '''
 
-USE_BY_NAME = """
+# by name, then on the command line: torch is imported once for both
+USE = """
+import runpy
 import sys
 import torch
 from kan_core import KANConv2d, KANError, KANLinear, bases
@@ -67,6 +71,11 @@ except KANError as error:
     assert "ricker" in str(error) and "centers" in str(error)
 else:
     raise AssertionError("an argument that the basis does not take must be refused")
+print("known by name", flush=True)
+
+app = sys.argv.pop(1)
+sys.argv[0] = app
+runpy.run_path(app, run_name="__main__")
 """
 
 
@@ -81,16 +90,12 @@ def site(tmp_path_factory) -> Path:
     return site
 
 
-def test_the_basis_is_known_by_name(site, tmp_path):
-    result = run([sys.executable, "-c", USE_BY_NAME], tmp_path, PYTHONPATH=str(site))
-    assert result.returncode == 0, result.stderr
-
-
 @pytest.mark.slow
-def test_the_basis_is_known_on_the_command_line(site, tmp_path, repository):
+def test_the_basis_is_known_by_name_and_on_the_command_line(site, tmp_path, repository):
     app = repository / "apps" / "train_vision.py"
     options = ["--model.model_kwargs.layer", "ricker(num_centers=4)", "--trainer.max_epochs", "1", "--twin", "none"]
-    result = run([sys.executable, app, *options], tmp_path, PYTHONPATH=str(site))
+    result = run([sys.executable, "-c", USE, app, *options], tmp_path, PYTHONPATH=str(site))
+    assert "known by name" in result.stdout, result.stderr
     assert result.returncode == 0, result.stderr
     [path] = (tmp_path / "outputs" / "vision").glob("*/summary.json")
     summary = json.loads(path.read_text())
@@ -99,10 +104,10 @@ def test_the_basis_is_known_on_the_command_line(site, tmp_path, repository):
     assert "ricker" in summary["model"]
 
 
-def test_without_the_package_the_name_is_refused_in_one_line(tmp_path, repository):
-    app = repository / "apps" / "train_vision.py"
-    result = run([sys.executable, app, "--model.model_kwargs.layer", "ricker"], tmp_path)
-    assert result.returncode == 2
-    assert len(result.stderr.strip().splitlines()) == 1
-    assert "'ricker'" in result.stderr
-    assert "bspline" in result.stderr
+def test_without_the_package_the_name_is_refused_in_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["--model.model_kwargs.layer", "ricker"]) == 2
+    error = capsys.readouterr().err
+    assert len(error.strip().splitlines()) == 1
+    assert "'ricker'" in error
+    assert "bspline" in error

@@ -100,7 +100,8 @@ assert "site-packages" in Path(kan_timeseries.__file__).parts, kan_timeseries.__
 for other in ("timm", "torchvision", "torchaudio", "pyarrow"):
     assert importlib.util.find_spec(other) is None, other
 ds = pd.date_range("2024-01-01", periods=240, freq="h")
-df = pd.concat([pd.DataFrame({"unique_id": s, "ds": ds, "y": np.sin(np.arange(240) / 24 * 6.2832 + i)}) for i, s in enumerate("ab")])
+waves = {"a": np.sin(np.arange(240) / 4), "b": np.cos(np.arange(240) / 4)}
+df = pd.concat([pd.DataFrame({"unique_id": name, "ds": ds, "y": y}) for name, y in waves.items()])
 model = KANForecaster(h=6, input_size=24, max_steps=20).fit(df)
 found = model.predict()
 assert list(found.columns[:2]) == ["unique_id", "ds"] and len(found) == 12
@@ -183,6 +184,22 @@ class TestContents:
         assert {"torch<2.12,>=2.11", "torchaudio<2.12,>=2.11"} <= set(lines)
 
 
+def bring_bytecode(environment: Path) -> None:
+    """Link what this environment has compiled of the same files: Python takes it if their time and size agree.
+
+    To compile torch and what is imported beside it takes a process longer than all that a test does.
+    """
+    here = Path(sysconfig.get_path("purelib"))
+    there = Path(sysconfig.get_path("purelib", vars={"base": str(environment), "platbase": str(environment)}))
+    assert there.is_dir(), there
+    for compiled in here.rglob("*.pyc"):
+        link = there / compiled.relative_to(here)
+        source = link.parent.parent / f"{link.name.partition('.')[0]}.py"
+        if source.is_file() and not link.exists():
+            link.parent.mkdir(exist_ok=True)
+            link.symlink_to(compiled)
+
+
 @pytest.fixture(scope="class")
 def environment(tmp_path_factory):
     """`environment(wheel, ...)` is the interpreter of a new environment with these wheels and what they require."""
@@ -196,6 +213,7 @@ def environment(tmp_path_factory):
         python = folder / "venv" / ("Scripts" if (folder / "venv" / "Scripts").is_dir() else "bin") / "python"
         # the versions that this suite runs with: they are in uv's cache, so that nothing is downloaded twice
         run_uv("pip", "install", "--python", python, "--constraints", constraints, *arguments, cwd=folder)
+        bring_bytecode(folder / "venv")
         return python
 
     # of this environment alone: setuptools, once imported, puts the distributions that it vendors on sys.path

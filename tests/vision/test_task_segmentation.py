@@ -160,8 +160,9 @@ def test_export_of_a_trained_segmenter(run_folder):
         (["--model.cross_entropy_weight=0", "--model.dice_weight=0"], "cross_entropy_weight and dice_weight"),
     ],
 )
-def test_mistakes_are_one_line(run, tmp_path, capsys, more, message):
-    words = options(run, tmp_path)
+def test_mistakes_are_one_line(tmp_path, capsys, more, message):
+    write_discs(tmp_path / "discs")
+    words = options(tmp_path, tmp_path / "outputs")
     if more[0].startswith("--data="):
         words = [word for word in words if not word.startswith("--data")]
     assert main([*words, *more, "--twin=none"]) == 2
