@@ -1,4 +1,4 @@
-"""Train a KAN and its matched twin to forecast, or to recognise activities: `uv run apps/train_timeseries.py --help`."""
+"""Train a KAN and its matched twin to forecast or to recognise activities: `uv run apps/train_timeseries.py --help`."""
 
 import sys
 
