@@ -61,7 +61,7 @@ def test_a_run_writes_exactly_the_files_of_the_contract(run_folder: Path) -> Non
 def test_summary_schema(run_folder: Path) -> None:
     summary = json.loads((run_folder / "summary.json").read_text())
     keys = {"task", "dataset", "model", "seed", "parameters", "flops_per_sample", "train_seconds", "samples_per_second"}
-    assert set(summary) == keys | {"metrics", "twin", "baseline", "versions", "device"}
+    assert set(summary) == keys | {"metrics", "twin", "baseline", "other_baselines", "versions", "device"}
     assert set(summary["twin"]) == keys | {"metrics"}
     assert (summary["task"], summary["dataset"], summary["model"], summary["seed"]) == ("toy", "Ring", "kan", 0)
     # 2 x 4 and 4 x 2 edges of 8 spline coefficients and a base weight, and 4 + 2 biases
