@@ -88,6 +88,15 @@ def test_a_long_table_with_prices_is_trained_on_and_forecast(tmp_path):
     assert 10 < np.mean(first) < 25
 
 
+def test_an_exported_file_would_lack_the_prices(tmp_path, capsys):
+    long_table(1).to_csv("shops.csv", index=False)
+    options = ["--data.file=shops.csv", '--data.known=["price"]', "--data.input_length=24", "--data.horizon=6", *QUIET]
+    best = str(tmp_path / "outputs" / "timeseries" / "shops" / "checkpoints" / "best.ckpt")
+    assert main(["fit", *options, "--trainer.max_epochs=1", "--twin=none", "--name=shops"]) == 0
+    assert main(["export", "--ckpt_path", best, *QUIET]) == 2
+    assert "takes the past alone" in capsys.readouterr().err
+
+
 @pytest.mark.usefixtures("no_figures")
 def test_quantiles_come_in_order_and_cover(tmp_path):
     options = ["--model.loss=quantile", "--model.quantiles=[0.1, 0.5, 0.9]", "--data.dataset=co2", "--twin=none"]

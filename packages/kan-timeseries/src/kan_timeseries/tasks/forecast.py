@@ -256,8 +256,17 @@ class ForecastTask(ModelTask):
                     yield {**where, "channel": channel, **found}
 
     def export_metadata(self, datamodule: pl.LightningDataModule) -> dict[str, Any]:
-        """What goes in and comes out, and how each series is scaled."""
+        """What goes in and comes out, and how each series is scaled.
+
+        Raises:
+            KANError: When the forecast needs more than the past, for an exported file takes one input.
+        """
         data = cast(ForecastData, datamodule)
+        if self.hparams["num_known"] or self.hparams["num_observed"] or self.hparams["skip"] == "series":
+            raise KANError(
+                "export: an exported file takes the past alone, but this network has covariates or a line for each "
+                "series; train without --data.calendar and covariates, and with --model.skip shared"
+            )
         facts = ("input_length", "horizon", "channel_names", "known_names", "season")
         return {
             **super().export_metadata(datamodule),
