@@ -13,7 +13,6 @@ in the same code, and as many parameters. Every finished fit is a line in a file
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import time
@@ -24,6 +23,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from _rows import Row, append_row, read_rows
 from _timing import machine, write_json
 from kan_core.compare import count_parameters
 from kan_timeseries.baselines import SeasonalNaive, WindowMean, ridge_nlinear, score
@@ -32,7 +32,6 @@ from kan_timeseries.tasks import ForecastTask
 from kan_timeseries.tasks.forecast import errors_of
 from kan_timeseries.training import FitOptions, chunks, fit_task
 
-Row = dict[str, Any]
 RESULTS = Path(__file__).parent / "results"
 HORIZONS = {"etth1": (96, 192, 336, 720), "exchange": (96, 192, 336, 720), "m4-hourly": (48,)}
 METRIC = {"etth1": "mse", "exchange": "mse", "m4-hourly": "mase"}
@@ -140,10 +139,6 @@ def baselines(name: str, data: ForecastData) -> dict[str, Row]:
     return found
 
 
-def read_rows(path: Path) -> list[Row]:
-    return [json.loads(line) for line in path.read_text().splitlines() if line] if path.exists() else []
-
-
 def summary(rows: list[Row]) -> list[Row]:
     """Per set, model and horizon: mean and deviation over seeds; with the mean over horizons as horizon "mean"."""
     lines = []
@@ -212,8 +207,7 @@ def main() -> None:
                 found = fixed[model] if model in fixed else fit(name, model, data, seed)
                 commit = machine()["commit"]
                 row = {"set": name, "horizon": horizon, "model": model, "seed": seed, **found, "commit": commit}
-                with args.rows.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
+                append_row(args.rows, row)
                 print(
                     {
                         key: row[key]

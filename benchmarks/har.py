@@ -26,7 +26,6 @@ share the folder. Delete it to start anew.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from collections import Counter
@@ -41,6 +40,7 @@ from sklearn.ensemble import ExtraTreesClassifier
 from torch import Tensor
 from torch.nn import functional as F
 
+from _rows import Row, append_row, read_rows
 from _timing import machine, write_json
 from kan_core.compare import count_parameters, match_width
 from kan_core.training import adamw_cosine
@@ -79,8 +79,6 @@ NOTE = (
     "used for it. The steps of the models on windows were raised once, from 10 epochs, after a first table showed them "
     "undertrained on UMAFall."
 )
-
-Row = dict[str, Any]
 
 
 class Case(NamedTuple):
@@ -295,23 +293,6 @@ def streaming(case: Case) -> float:
 
 def key(row: Row) -> tuple[Any, ...]:
     return tuple(row[name] for name in ("set", "model", "seed", "fold"))
-
-
-def read_rows(path: Path) -> list[Row]:
-    """What is there; a line that a killed process left half is skipped, and its fit repeated."""
-    rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return rows
-
-
-def append_row(path: Path, row: Row) -> None:
-    """One more line; it begins with the line break, so that what a killed process left stays a line of its own."""
-    with path.open("a") as file:
-        file.write("\n" + json.dumps(row))
 
 
 def pooled(rows: list[Row], classes: int) -> Row:

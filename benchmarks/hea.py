@@ -24,7 +24,6 @@ share the folder. Delete it to start anew.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 import warnings
@@ -53,6 +52,7 @@ from sklearn.model_selection import KFold, StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
+from _rows import Row, append_row, read_rows
 from _timing import machine, write_json
 from kan_core.compare import count_parameters, match_width
 from kan_tabular import KANClassifier, KANRegressor, TableEncoder, models
@@ -64,8 +64,6 @@ TARGETS = ("yield_strength", "hardness", "phase")
 SPLITS = ("random", "formula", "system")
 FOLDS = 5
 HEADLINE = {"yield_strength": "r2", "hardness": "r2", "phase": "f1_macro"}
-
-Row = dict[str, Any]
 
 
 def numbers(scaled: bool) -> Any:
@@ -150,23 +148,6 @@ def fit(table: AlloyTable, name: str, train: Any, test: Any, seed: int) -> Row:
     network = getattr(model, "module_", None)
     size = None if network is None else sum(p.numel() for p in network.parameters())
     return {**found, "fit_seconds": seconds, "parameters": size, "train_rows": len(train), "test_rows": len(test)}
-
-
-def read_rows(path: Path) -> list[Row]:
-    """What is there; a line that a killed process left half is skipped, and its fit repeated."""
-    rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return rows
-
-
-def append_row(path: Path, row: Row) -> None:
-    """One more line; it begins with the line break, so that what a killed process left stays a line of its own."""
-    with path.open("a") as file:
-        file.write("\n" + json.dumps(row))
 
 
 def key(row: Row) -> tuple[Any, ...]:
